@@ -1,0 +1,24 @@
+//! The Waxseal node agent.
+//!
+//! Layers, arrows only downwards; modules of one row never import each other and meet in [`node`]:
+//!
+//! ```text
+//! cli → node → { api, datapath, attest, cgroup, watch } → { policy, identity, flows, config }
+//!            → { spiffe, workload, escape, report } → waxseal_common
+//! ```
+
+pub mod api;
+pub mod attest;
+pub mod cgroup;
+pub mod cli;
+pub mod config;
+pub mod datapath;
+pub mod escape;
+pub mod flows;
+pub mod identity;
+pub mod node;
+pub mod policy;
+pub mod report;
+pub mod spiffe;
+pub mod watch;
+pub mod workload;

@@ -1,0 +1,282 @@
+//! What the maps hold beside the policy: endpoints, connections, UDP flows, settings and counters.
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+use crate::address::Address;
+use crate::ids::{CgroupId, IdentityId, NetnsId, Revision};
+use crate::seal::SealKey;
+
+/// What the agent knows of one cgroup. Key: [`CgroupId`].
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct Endpoint {
+    /// Whose it is: a workload, [`IdentityId::UNMANAGED`] or [`IdentityId::HOST`]. [`IdentityId::UNKNOWN`] is a workload that
+    /// was refused (two selectors disagree, two workloads share the cgroup) and gets nothing.
+    pub identity: IdentityId,
+    /// [`Endpoint::MANAGED_SLICE`] or 0.
+    pub flags: u32,
+}
+
+impl Endpoint {
+    /// Workloads are expected below this directory: a child that is not attested yet may not open connections.
+    pub const MANAGED_SLICE: u32 = 1;
+}
+
+/// The node's settings. One entry.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct Settings {
+    /// The policy revision in force.
+    pub revision: Revision,
+    /// Monotonic nanoseconds until which packets of connections without a record pass.
+    pub grace_until: u64,
+    /// The loosest [`crate::tables::Mode`] for the whole node, as its byte: `Enforce` leaves every workload its own.
+    pub mode_ceiling: u8,
+    /// 1 while the agent drains the flow ring by the clock, so that programs need not wake it.
+    pub polling: u8,
+    /// Zero.
+    pub pad: [u8; 6],
+}
+
+/// The key of the local seal. One entry, in a map of its own so that dumping the settings shows no key.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct Keys {
+    /// Drawn once per boot.
+    pub seal: SealKey,
+}
+
+/// Name and number of a process, as the kernel gave them at the system call. The name is the workload's own choice:
+/// untrusted, to be escaped before it is shown.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct Process {
+    /// Thread group id in the initial pid namespace; 0 when unknown.
+    pub pid: u32,
+    /// The command name, padded with zeros.
+    pub comm: [u8; 16],
+}
+
+/// What connect() or sendmsg() leaves for the hooks that run later in the same system call. One per CPU: a hook that
+/// finds another cookie has been preempted and does without a name.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct Opener {
+    /// The socket.
+    pub cookie: u64,
+    /// Who made the call.
+    pub process: Process,
+    /// Zero.
+    pub pad: u32,
+}
+
+/// The two ends of a packet as one namespace sees them.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct Tuple {
+    /// Sender's address.
+    pub source: Address,
+    /// Receiver's address.
+    pub destination: Address,
+    /// Sender's port, host order.
+    pub source_port: u16,
+    /// Receiver's port, host order.
+    pub destination_port: u16,
+    /// For loopback addresses, which every namespace has, the namespace; else 0.
+    pub netns: NetnsId,
+}
+
+impl Tuple {
+    /// The same two ends, seen from the other one.
+    #[inline(always)]
+    #[must_use]
+    pub const fn reversed(&self) -> Self {
+        Self {
+            source: self.destination,
+            destination: self.source,
+            source_port: self.destination_port,
+            destination_port: self.source_port,
+            netns: self.netns,
+        }
+    }
+}
+
+/// A TCP connection of a workload on this node. Key: the socket's cookie. Made when the connection is opened or accepted,
+/// removed when the socket closes; never evicted.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct Connection {
+    /// The revision under which it was judged last.
+    pub revision: Revision,
+    /// Monotonic nanoseconds when it was opened.
+    pub opened: u64,
+    /// The MAC of its seal, by which the listener's hook finds the opener; 0 without one.
+    pub seal: u64,
+    /// The owner's cgroup.
+    pub cgroup: CgroupId,
+    /// As dialled (opener) or as accepted (acceptor). The opener is always the source.
+    pub tuple: Tuple,
+    /// The workload that owns the socket.
+    pub owner: IdentityId,
+    /// The other end: a true seal's identity, the listener's owner, or a reserved number.
+    pub peer: IdentityId,
+    /// The socket's network namespace.
+    pub netns: NetnsId,
+    /// [`Connection::OPENING`] or [`Connection::OPEN`].
+    pub stage: u8,
+    /// 1 for the opener, 0 for the acceptor.
+    pub opener: u8,
+    /// A [`crate::verdict::Verdict`] as its byte.
+    pub verdict: u8,
+    /// A [`crate::verdict::Reason`] as its byte.
+    pub reason: u8,
+    /// The rule that decided.
+    pub rule: crate::ids::RuleId,
+    /// Who opened it; zero for an acceptor.
+    pub process: Process,
+    /// The listener's own port, which rules are about: after NAT it differs from the tuple's.
+    pub port: u16,
+    /// [`Connection::ANSWERED`] or 0.
+    pub flags: u16,
+    /// Zero.
+    pub pad: u32,
+}
+
+impl Connection {
+    /// The SYN is out; the answer decides.
+    pub const OPENING: u8 = 0;
+    /// Established and judged.
+    pub const OPEN: u8 = 1;
+    /// The listener's hook has seen the SYN and filled in the peer and the port.
+    pub const ANSWERED: u16 = 1;
+}
+
+/// A SYN that was allowed and whose connection is not established yet, at the listener. Key: [`Tuple`].
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct Pending {
+    /// Monotonic nanoseconds of the SYN.
+    pub at: u64,
+    /// The revision under which it was judged.
+    pub revision: Revision,
+    /// The opener's socket on this node; 0 when unknown.
+    pub opener: u64,
+    /// The opener, by its true seal.
+    pub source: IdentityId,
+    /// The rule that decided.
+    pub rule: crate::ids::RuleId,
+    /// Verdict and reason as their bytes.
+    pub verdict: u8,
+    /// See above.
+    pub reason: u8,
+    /// Zero.
+    pub pad: [u8; 6],
+}
+
+/// A judged UDP flow. Key: [`Tuple`] as the opener sent it. Written by the sender's hook, read by the receiver's; removed
+/// by the agent when idle; never evicted.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct UdpFlow {
+    /// The revision under which the sender's side was judged last.
+    pub egress_revision: Revision,
+    /// The revision under which the receiver's side was judged last; 0 before.
+    pub ingress_revision: Revision,
+    /// Monotonic nanoseconds of the first datagram.
+    pub opened: u64,
+    /// Monotonic nanoseconds of the last one, either way.
+    pub seen: u64,
+    /// Bytes of IP packets from the opener.
+    pub bytes_sent: u64,
+    /// Bytes of IP packets to the opener.
+    pub bytes_received: u64,
+    /// The cgroup of the socket that sent the first datagram; a datagram of another opens the flow anew.
+    pub cgroup: CgroupId,
+    /// Owner of the sending socket.
+    pub source: IdentityId,
+    /// Owner of the receiving socket; UNKNOWN until its hook has run.
+    pub destination: IdentityId,
+    /// The rule that decided last.
+    pub rule: crate::ids::RuleId,
+    /// Verdicts of the two sides as their bytes.
+    pub egress_verdict: u8,
+    /// See above.
+    pub ingress_verdict: u8,
+    /// The reason of the stricter one.
+    pub reason: u8,
+    /// Zero.
+    pub pad: u8,
+    /// Who opened it.
+    pub process: Process,
+    /// The sending socket's network namespace.
+    pub netns: NetnsId,
+}
+
+/// What is counted, per CPU. The discriminant is the index in the map.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Counter {
+    /// Questions answered with allow.
+    Allowed = 0,
+    /// Questions answered with audit or would-deny.
+    Reported = 1,
+    /// Questions answered with deny.
+    Denied = 2,
+    /// Flow events lost because the ring was full.
+    FlowsLost = 3,
+    /// Denial events lost because their ring was full.
+    DenialsLost = 4,
+    /// Cgroup events lost because their ring was full; the agent rescans.
+    CgroupsLost = 5,
+    /// Connections refused because a connection table was full.
+    TableFull = 6,
+    /// Seals whose MAC was not true.
+    SealForged = 7,
+    /// SYNs of workloads without room for the seal (Fast Open, MD5, MPTCP join).
+    SealNoRoom = 8,
+    /// Seals written.
+    Sealed = 9,
+    /// Packets denied because they could not be parsed.
+    Unparsable = 10,
+    /// Packets of connections without a record.
+    NoRecord = 11,
+}
+
+impl Counter {
+    /// How many counters there are.
+    pub const COUNT: u32 = 12;
+
+    /// All of them, in the order of the map.
+    pub const ALL: [Self; 12] = [
+        Self::Allowed,
+        Self::Reported,
+        Self::Denied,
+        Self::FlowsLost,
+        Self::DenialsLost,
+        Self::CgroupsLost,
+        Self::TableFull,
+        Self::SealForged,
+        Self::SealNoRoom,
+        Self::Sealed,
+        Self::Unparsable,
+        Self::NoRecord,
+    ];
+
+    /// The word for it in `waxseal status`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Allowed => "allowed",
+            Self::Reported => "reported",
+            Self::Denied => "denied",
+            Self::FlowsLost => "flow-events-lost",
+            Self::DenialsLost => "denial-events-lost",
+            Self::CgroupsLost => "cgroup-events-lost",
+            Self::TableFull => "table-full",
+            Self::SealForged => "seal-forged",
+            Self::SealNoRoom => "seal-no-room",
+            Self::Sealed => "sealed",
+            Self::Unparsable => "unparsable",
+            Self::NoRecord => "no-record",
+        }
+    }
+}
