@@ -3,13 +3,14 @@
 //! Layers, arrows only downwards; modules of one row never import each other and meet in [`node`]:
 //!
 //! ```text
-//! cli → node → { api, datapath, attest, cgroup, watch } → { policy, identity, flows, config }
-//!            → { spiffe, workload, escape, report } → waxseal_common
+//! cli → node → { api, datapath, identity → attest → cgroup, watch } → { policy, flows, config }
+//!            → { spiffe, workload, cidr, escape, report } → waxseal_common
 //! ```
 
 pub mod api;
 pub mod attest;
 pub mod cgroup;
+pub mod cidr;
 pub mod cli;
 pub mod config;
 pub mod datapath;

@@ -83,7 +83,8 @@ impl TcpHead {
     }
 }
 
-/// Reads the IP head at the start of `bytes`.
+/// Reads the IP head at the start of `bytes`. The parsers are functions of their own, each with its own few bytes of the
+/// kernel program's small stack.
 #[inline(always)]
 pub fn ip(bytes: &(impl Bytes + ?Sized)) -> Result<IpHead, ParseError> {
     let [first] = bytes.load::<1>(0).ok_or(ParseError::Short)?;
@@ -94,7 +95,7 @@ pub fn ip(bytes: &(impl Bytes + ?Sized)) -> Result<IpHead, ParseError> {
     }
 }
 
-#[inline(always)]
+#[inline(never)]
 fn ipv4(bytes: &(impl Bytes + ?Sized)) -> Result<IpHead, ParseError> {
     let h = bytes.load::<20>(0).ok_or(ParseError::Short)?;
     let length = u32::from(h[0] & 0x0f) * 4;
@@ -113,7 +114,7 @@ fn ipv4(bytes: &(impl Bytes + ?Sized)) -> Result<IpHead, ParseError> {
     })
 }
 
-#[inline(always)]
+#[inline(never)]
 fn ipv6(bytes: &(impl Bytes + ?Sized)) -> Result<IpHead, ParseError> {
     let [next] = bytes.load::<1>(6).ok_or(ParseError::Short)?;
     let source = Address(bytes.load::<16>(8).ok_or(ParseError::Short)?);
@@ -155,7 +156,7 @@ fn ipv6(bytes: &(impl Bytes + ?Sized)) -> Result<IpHead, ParseError> {
 }
 
 /// Reads the TCP head that starts at `offset`.
-#[inline(always)]
+#[inline(never)]
 pub fn tcp(bytes: &(impl Bytes + ?Sized), offset: u32) -> Result<TcpHead, ParseError> {
     let h = bytes.load::<14>(offset).ok_or(ParseError::Short)?;
     let length = u32::from(h[12] >> 4) * 4;

@@ -32,8 +32,8 @@ pub struct Settings {
     pub grace_until: u64,
     /// The loosest [`crate::tables::Mode`] for the whole node, as its byte: `Enforce` leaves every workload its own.
     pub mode_ceiling: u8,
-    /// 1 while the agent drains the flow ring by the clock, so that programs need not wake it.
-    pub polling: u8,
+    /// The [`crate::tables::Mode`] of identities that no row gives one, as its byte.
+    pub mode: u8,
     /// Zero.
     pub pad: [u8; 6],
 }
@@ -182,14 +182,8 @@ pub struct UdpFlow {
     pub egress_revision: Revision,
     /// The revision under which the receiver's side was judged last; 0 before.
     pub ingress_revision: Revision,
-    /// Monotonic nanoseconds of the first datagram.
-    pub opened: u64,
-    /// Monotonic nanoseconds of the last one, either way.
+    /// Monotonic nanoseconds of the last datagram, either way.
     pub seen: u64,
-    /// Bytes of IP packets from the opener.
-    pub bytes_sent: u64,
-    /// Bytes of IP packets to the opener.
-    pub bytes_received: u64,
     /// The cgroup of the socket that sent the first datagram; a datagram of another opens the flow anew.
     pub cgroup: CgroupId,
     /// Owner of the sending socket.

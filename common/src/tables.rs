@@ -8,9 +8,12 @@
 //! Every value that an update may change is *versioned*: it holds what was and what will be, and the revision from which
 //! the new half counts. An update writes all rows first and flips the one revision number last.
 
+use core::hint::black_box;
+
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::ids::{IdentityId, Revision, RuleId};
+use crate::verdict::Direction;
 
 /// A value of which an update prepares the next version while the present one is still read.
 pub trait Versioned {
@@ -42,6 +45,20 @@ impl Mode {
             1 => Self::Audit,
             _ => Self::Enforce,
         }
+    }
+
+    /// The word for it in documents, in the configuration and on the command line.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Permissive => "permissive",
+            Self::Audit => "audit",
+            Self::Enforce => "enforce",
+        }
+    }
+
+    /// The mode that a word stands for.
+    pub fn from_word(word: &str) -> Option<Self> {
+        [Self::Permissive, Self::Audit, Self::Enforce].into_iter().find(|mode| mode.as_str() == word)
     }
 }
 
@@ -285,14 +302,14 @@ impl PortSet {
     #[inline(always)]
     pub fn outcome(&self, protocol: u8, port: u16) -> Outcome {
         let place = Self::place(protocol, port);
-        // The number of ranges that start at or before `place`, found bit by bit.
+        // The number of ranges that start at or before `place`, found bit by bit. Without branches: the kernel's verifier
+        // would walk every way through them.
         let mut below = 0usize;
         let mut step = RANGES_PER_SET;
         while step > 0 {
             let next = below + step;
-            if next <= self.count as usize && self.ranges[(next - 1) & (RANGES_PER_SET - 1)].low <= place {
-                below = next;
-            }
+            let low = self.ranges[(next - 1) & (RANGES_PER_SET - 1)].low;
+            below += step * both_reach(self.count, next as u32, place, low);
             step /= 2;
         }
         if below > 0 {
@@ -305,13 +322,36 @@ impl PortSet {
     }
 }
 
+/// 1 when `count >= next` and `place >= low`, else 0, as arithmetic: a difference that is negative has its top bit set.
+/// The compiler, were it shown what that bit is for, would make a branch of it.
+#[inline(always)]
+fn both_reach(count: u32, next: u32, place: u32, low: u32) -> usize {
+    let differences =
+        u64::from(count).wrapping_sub(u64::from(next)) | u64::from(place).wrapping_sub(u64::from(low));
+    1 - black_box(differences >> 63) as usize
+}
+
 /// The tables that [`crate::verdict::decide`] reads. The kernel implements it with maps, the agent and the tests with
 /// ordinary collections that hold the same values.
 pub trait Tables {
     /// The row of an identity; `None` when the agent has not written one.
     fn identity(&self, identity: IdentityId) -> Option<IdentityRow>;
-    /// What a row's port set says about a port; `None` when there is no such row.
-    fn outcome(&self, key: &RowKey, protocol: u8, port: u16) -> Option<Outcome>;
+    /// One direction of an identity's row; `None` when the agent has not written one.
+    #[inline(always)]
+    fn subject(&self, identity: IdentityId, direction: Direction) -> Option<Subject> {
+        let row = self.identity(identity)?;
+        Some(match direction {
+            Direction::Ingress => row.ingress,
+            Direction::Egress => row.egress,
+        })
+    }
+    /// What an identity is when it is the other end; 0 when the agent has not written a row.
+    #[inline(always)]
+    fn peer_class(&self, identity: IdentityId) -> u32 {
+        self.identity(identity).map_or(0, |row| row.peer_class)
+    }
+    /// What a row's port set says about a port; nothing when there is no such row.
+    fn outcome(&self, key: &RowKey, protocol: u8, port: u16) -> Outcome;
 }
 
 #[cfg(test)]

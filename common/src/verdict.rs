@@ -1,7 +1,7 @@
 //! The only place where a verdict is made: POLICY in one function, called by every hook and by every host test.
 
 use crate::ids::{IdentityId, RuleId};
-use crate::tables::{AddressRow, IdentityRow, Mode, Outcome, RowKey, Subject, Tables};
+use crate::tables::{AddressRow, Mode, Outcome, RowKey, Subject, Tables};
 
 /// Which end of a connection is judged.
 #[repr(u8)]
@@ -197,28 +197,33 @@ pub fn decide(tables: &impl Tables, question: &Question, override_mode: Mode) ->
     if question.loopback && question.peer == Peer::Known(question.subject) {
         return Judgement::without_rule(Verdict::Allow, Reason::SameWorkload);
     }
-    let Some(row) = tables.identity(question.subject) else {
+    let Some(subject) = tables.subject(question.subject, question.direction) else {
         return under_mode(denied(Reason::IdentityIncomplete, RuleId::NONE), override_mode);
     };
-    let subject = subject_of(&row, question.direction);
     let peer_class = match question.peer {
-        Peer::Known(identity) => tables.identity(identity).map_or(0, |row| row.peer_class),
+        Peer::Known(identity) => tables.peer_class(identity),
         Peer::Unresolved => 0,
     };
-    let mode = if subject.mode() < override_mode { subject.mode() } else { override_mode };
-    let base = RowKey { set: subject.set, peer_class, address_class: question.peer_address.class };
-    let selected = subject.has(Subject::DENY_BY_DEFAULT);
-    let judged = judge(tables, question, &subject, &base, selected, subject.selected_by);
-    let judged = under_mode(judged, mode);
-    if subject.has(Subject::SHADOW) && judged.verdict == Verdict::Allow {
-        let base = RowKey { set: subject.shadow_set, ..base };
-        let selected = subject.has(Subject::SHADOW_DENY_BY_DEFAULT);
-        let shadow = judge(tables, question, &subject, &base, selected, subject.shadow_selected_by);
-        if shadow.verdict == Verdict::Deny {
-            return Judgement { verdict: Verdict::Audit, reason: Reason::AuditPolicy, rule: shadow.rule };
+    // First by what is enforced; then, where it would pass and a policy in audit selects the workload, with that added.
+    let mut enforced = Judgement::without_rule(Verdict::Allow, Reason::NoPolicy);
+    let mut shadow = false;
+    loop {
+        let set = if shadow { subject.shadow_set } else { subject.set };
+        let base = RowKey { set, peer_class, address_class: question.peer_address.class };
+        let judged = judge(tables, question, &subject, &base, shadow);
+        if shadow {
+            if judged.verdict == Verdict::Deny {
+                return Judgement { verdict: Verdict::Audit, reason: Reason::AuditPolicy, rule: judged.rule };
+            }
+            return enforced;
         }
+        enforced = judged;
+        if judged.verdict != Verdict::Allow || !subject.has(Subject::SHADOW) {
+            break;
+        }
+        shadow = true;
     }
-    judged
+    under_mode(enforced, if subject.mode() < override_mode { subject.mode() } else { override_mode })
 }
 
 /// Steps 1 to 4 of the model, for one rule set.
@@ -228,9 +233,13 @@ fn judge(
     question: &Question,
     subject: &Subject,
     base: &RowKey,
-    deny_by_default: bool,
-    selected_by: RuleId,
+    shadow: bool,
 ) -> Judgement {
+    let (deny_by_default, selected_by) = if shadow {
+        (subject.has(Subject::SHADOW_DENY_BY_DEFAULT), subject.shadow_selected_by)
+    } else {
+        (subject.has(Subject::DENY_BY_DEFAULT), subject.selected_by)
+    };
     let found = if base.set == 0 { Outcome::default() } else { strongest(tables, question, base) };
     let unresolved = question.peer == Peer::Unresolved;
     if found.action == Outcome::DENY {
@@ -252,39 +261,26 @@ fn judge(
 }
 
 /// Asks the rows for (identity, address), identity alone, address alone and neither. A deny anywhere wins; of several
-/// allows the most particular is named.
+/// allows, or denies, the most particular is named. The largest of the ranked answers is kept, so that the kernel's
+/// verifier sees one number and not the ways that led to it.
 #[inline(always)]
 fn strongest(tables: &impl Tables, question: &Question, base: &RowKey) -> Outcome {
-    let mut found = Outcome::default();
+    let mut found = 0u64;
     let mut row = 0u32;
     while row < 4 {
         let peer_class = if row & 1 == 0 { base.peer_class } else { 0 };
         let address_class = if row & 2 == 0 { base.address_class } else { 0 };
         // A class of 0 is the wildcard itself: its row is asked once, in the turn where it is meant.
         let meant = (row & 1 != 0 || peer_class != 0) && (row & 2 != 0 || address_class != 0);
+        if meant {
+            let key = RowKey { set: base.set, peer_class, address_class };
+            let Outcome { rule, action } = tables.outcome(&key, question.protocol, question.port);
+            let ranked = u64::from(action) << 40 | u64::from(3 - row) << 32 | u64::from(rule.0);
+            found = if ranked > found { ranked } else { found };
+        }
         row += 1;
-        if !meant {
-            continue;
-        }
-        let key = RowKey { set: base.set, peer_class, address_class };
-        if let Some(outcome) = tables.outcome(&key, question.protocol, question.port) {
-            if outcome.action == Outcome::DENY {
-                return outcome;
-            }
-            if found.action == Outcome::NOTHING {
-                found = outcome;
-            }
-        }
     }
-    found
-}
-
-#[inline(always)]
-const fn subject_of(row: &IdentityRow, direction: Direction) -> Subject {
-    match direction {
-        Direction::Ingress => row.ingress,
-        Direction::Egress => row.egress,
-    }
+    Outcome { rule: RuleId(found as u32), action: (found >> 40) as u32 }
 }
 
 #[inline(always)]

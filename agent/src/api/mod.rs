@@ -1,1 +1,50 @@
-//! (being written)
+//! The agent's control socket: what can be asked, who answers, and the taps.
+//!
+//! One request a connection, as one line of JSON; the answer is lines of JSON. The server answers taps from the [`Hub`]
+//! and passes everything else to the node as a [`Command`].
+
+mod client;
+mod hub;
+mod reports;
+mod server;
+mod socket;
+mod wire;
+
+use tokio::sync::oneshot;
+
+pub use client::{Client, ClientError, Lines};
+pub use hub::{Batch, Hub, Replay, Tap, TapReport, TooManyTaps};
+pub use reports::{
+    EndpointReport, EndpointState, ExplainReport, IdentityReport, MapFill, ModeReport, PolicyFailure,
+    PolicyReport, ProgramReport, StatusReport,
+};
+pub use server::Server;
+pub use socket::SocketError;
+pub use wire::{Answer, Failure, FailureKind, ModeChange, Question, Request, TapRequest};
+
+/// What the node is asked. It answers each, or drops the sender, which the asker is told as an internal failure.
+#[derive(Debug)]
+pub enum Command {
+    /// How the agent is.
+    Status(oneshot::Sender<StatusReport>),
+    /// The running instances of workloads, and cgroups that should be one and are not.
+    Endpoints(oneshot::Sender<Vec<EndpointReport>>),
+    /// The identities of this node.
+    Identities(oneshot::Sender<Vec<IdentityReport>>),
+    /// Shows or changes the node's emergency ceiling.
+    Mode {
+        /// What to do.
+        change: ModeChange,
+        /// The state afterwards.
+        reply: oneshot::Sender<Result<ModeReport, Failure>>,
+    },
+    /// What would be decided about a connection, and why.
+    Explain {
+        /// Which connection.
+        question: Question,
+        /// The steps.
+        reply: oneshot::Sender<Result<ExplainReport, Failure>>,
+    },
+    /// The set of policies in force, and what is wrong with a newer one.
+    Policy(oneshot::Sender<PolicyReport>),
+}

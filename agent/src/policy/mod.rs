@@ -1,1 +1,50 @@
-//! (being written)
+//! The policy language: documents, what they mean, and the tables they become.
+//!
+//! Owns the YAML documents ([`load`]), their resolved form ([`PolicySet`]), the compilation to tables ([`Compiler`]), the
+//! way from one set of tables to the next ([`plan`]), and the tools that explain all this ([`explain`], [`check`]).
+//! Never touches a map, a socket or a clock. A verdict is made only by [`waxseal_common::verdict::decide`]; the
+//! [`mod@reference`] evaluator says the same without tables, so that tests can compare the two.
+
+mod addresses;
+mod bind;
+mod check;
+mod compile;
+mod compiled;
+mod condition;
+mod describe;
+mod error;
+mod explain;
+mod gather;
+mod intern;
+mod lint;
+mod load;
+mod pattern;
+mod plan;
+mod ports;
+mod read_policy;
+mod read_workload;
+mod reader;
+pub mod reference;
+mod rows;
+mod schema;
+mod set;
+mod stream;
+mod subject;
+#[cfg(test)]
+mod tests;
+mod warning;
+
+pub use check::{CheckReport, DocumentReport, Sizes, check, expected_identities};
+pub use compile::{CompileError, Compiler};
+pub use compiled::{Compiled, Prefix, RuleDirection, RuleInfo};
+pub use error::{Excerpt, LoadError, LoadErrors, Problem, YamlProblem};
+pub use explain::{ExplainError, Explanation, Side, Step, explain, verdict_word};
+pub use load::{MAX_FILE_BYTES, MAX_FILES, Ownership, load, load_from, parse};
+pub use pattern::{IdentityPattern, PatternError};
+pub use plan::{Capacity, Change, Pinned, Plan, PlanError, plan};
+pub use ports::{Ports, PortsError};
+pub use set::{
+    Action, AddressRange, Entity, Fields, IdentityPolicy, Mesh, MeshPeer, Namespace, NodeDefaults, Peer,
+    PolicySet, Refuse, Rule, direction_word,
+};
+pub use warning::Warning;

@@ -1,0 +1,123 @@
+//! `waxseal policy check`, `explain` and `get`.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+use serde::Serialize;
+
+use super::exit::{Ended, Exit};
+use super::output::{Format, write, write_json};
+use super::{Common, Output, connect, status};
+use crate::api::{ExplainReport, PolicyReport, Question, Request};
+use crate::policy::{self, NodeDefaults, Ownership, Ports};
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Check policy files and say what each became
+    Check(Check),
+    /// Say what would be decided about a connection, and why
+    Explain(Explain),
+    /// Show the set of policies in force, and what is wrong with a newer one
+    Get(Output),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Check {
+    /// Files and directories; the configured policies directory when none is given
+    #[arg(value_name = "PATH")]
+    paths: Vec<PathBuf>,
+    /// End with 1 when there are warnings
+    #[arg(long)]
+    strict: bool,
+    #[command(flatten)]
+    output: Output,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Explain {
+    /// The opener: namespace/name, SPIFFE ID, number or address
+    #[arg(long, value_name = "WHO")]
+    from: String,
+    /// The acceptor
+    #[arg(long, value_name = "WHO")]
+    to: String,
+    /// The acceptor's port as in a rule: 8080/tcp, 53/udp
+    #[arg(long, value_name = "PORT", value_parser = port)]
+    port: String,
+    /// Explain these files instead of what the agent has in force
+    #[arg(long, value_name = "PATH", num_args = 1..)]
+    files: Vec<PathBuf>,
+    #[command(flatten)]
+    output: Output,
+}
+
+/// The port stays as it is written; a slip in it is told before anybody is asked.
+fn port(text: &str) -> Result<String, String> {
+    Ports::parse(text).map(|_| text.to_owned()).map_err(|error| error.to_string())
+}
+
+pub(super) fn run(common: &Common, command: Command) -> anyhow::Result<Exit> {
+    match command {
+        Command::Check(arguments) => check(common, arguments),
+        Command::Explain(arguments) => explain(common, arguments),
+        Command::Get(Output { output }) => get(common, output),
+    }
+}
+
+fn get(common: &Common, output: Format) -> anyhow::Result<Exit> {
+    let report: PolicyReport = common.connect()?.ask(&Request::Policy)?;
+    match output {
+        Format::Json => write_json(&report)?,
+        Format::Table => {
+            let mut out = String::new();
+            status::policy(&report, &mut out);
+            for name in &report.names {
+                out.push_str(name);
+                out.push('\n');
+            }
+            write(&out)?;
+        }
+    }
+    Ok(Exit::Done)
+}
+fn check(common: &Common, arguments: Check) -> anyhow::Result<Exit> {
+    let Check { paths, strict, output: Output { output } } = arguments;
+    let config = common.configuration()?;
+    let paths = if paths.is_empty() { vec![config.policies] } else { paths };
+    let report = policy::check(&paths, &config.trust_domain, strict);
+    match output {
+        Format::Json => write_json(&report)?,
+        Format::Table => write(&report.to_string())?,
+    }
+    Ok(match report.exit_code() {
+        0 => Exit::Done,
+        1 => Exit::Failed,
+        _ => Exit::Invalid,
+    })
+}
+
+fn explain(common: &Common, arguments: Explain) -> anyhow::Result<Exit> {
+    let Explain { from, to, port, files, output: Output { output } } = arguments;
+    let config = common.configuration()?;
+    if files.is_empty() {
+        let question = Question { from, to, port };
+        let report: ExplainReport = connect(&config)?.ask(&Request::Explain(question))?;
+        return answer(output, &report.explanation, &report.text);
+    }
+    let invalid = |message: String| Ended { exit: Exit::Invalid, message };
+    let set = policy::load_from(&files, &config.trust_domain, Ownership::Anybody)
+        .map_err(|errors| invalid(errors.to_string()))?;
+    let defaults = NodeDefaults { mode: config.mode, mesh: config.mesh };
+    let identities = policy::expected_identities(&set);
+    let explanation = policy::explain(&set, &identities, &defaults, &from, &to, &port)
+        .map_err(|error| invalid(error.to_string()))?;
+    answer(output, &explanation, &explanation.to_string())
+}
+
+fn answer(output: Format, explanation: &impl Serialize, text: &str) -> anyhow::Result<Exit> {
+    match output {
+        Format::Json => write_json(explanation)?,
+        Format::Table => write(&format!("{}\n", text.trim_end()))?,
+    }
+    Ok(Exit::Done)
+}

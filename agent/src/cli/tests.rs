@@ -1,0 +1,115 @@
+use super::*;
+
+fn end(line: &str) -> Exit {
+    run(std::iter::once("waxseal").chain(line.split_whitespace()).map(OsString::from))
+}
+
+#[test]
+fn the_commands_fit_together() {
+    <Cli as clap::CommandFactory>::command().debug_assert();
+}
+
+#[test]
+fn wrong_usage_ends_with_2_and_help_with_0() {
+    for (line, exit) in [
+        ("--help", Exit::Done),
+        ("--version", Exit::Done),
+        ("tap --help", Exit::Done),
+        ("mode --help", Exit::Done),
+        ("config --help", Exit::Done),
+        ("", Exit::Invalid),
+        ("nonsense", Exit::Invalid),
+        ("tap --verdict maybe", Exit::Invalid),
+        ("--set mode=strict status", Exit::Invalid),
+        ("--set nonsense status", Exit::Invalid),
+        ("mode audit", Exit::Invalid),
+        ("policy explain --from a --to b --port http", Exit::Invalid),
+    ] {
+        assert_eq!(end(line), exit, "{line}");
+    }
+}
+
+#[test]
+fn without_an_agent_every_question_ends_with_4() {
+    let directory = tempfile::tempdir().unwrap();
+    let runtime = format!("--set runtime={}", directory.path().display());
+    for command in [
+        "status",
+        "tap",
+        "tap --no-follow -o json",
+        "endpoint list",
+        "identity list -o json",
+        "mode",
+        "mode audit --all",
+        "mode reset",
+        "policy get",
+        "policy explain --from a/b --to c/d --port 80/tcp",
+    ] {
+        assert_eq!(end(&format!("{runtime} {command}")), Exit::NotReachable, "{command}");
+    }
+}
+
+#[test]
+fn what_needs_no_agent_works_without_one() {
+    for line in ["config", "config -o json", "completions bash", "completions fish", "man"] {
+        assert_eq!(end(line), Exit::Done, "{line}");
+    }
+    let directory = tempfile::tempdir().unwrap();
+    assert_eq!(end(&format!("man --directory {}", directory.path().display())), Exit::Done);
+    assert!(directory.path().join("waxseal-tap.1").exists());
+}
+
+#[test]
+fn causes_are_told_once() {
+    let cause = std::io::Error::from(std::io::ErrorKind::NotFound);
+    let error = anyhow::Error::new(cause).context("cannot open x: entity not found");
+    assert_eq!(chain(&error), "cannot open x: entity not found");
+    let error = anyhow::anyhow!("inner").context("outer");
+    assert_eq!(chain(&error), "outer: inner");
+}
+
+const POLICY: &str = "\
+apiVersion: waxseal.dev/v1alpha1
+kind: IdentityPolicy
+metadata: { name: from-checkout, namespace: payments }
+spec:
+  selector: { app: api }
+  ingress:
+    - { from: [ { namespace: shop } ], ports: [ 8080/tcp ] }
+---
+apiVersion: waxseal.dev/v1alpha1
+kind: Workload
+metadata: { name: api, namespace: payments, labels: { app: api } }
+spec: { selector: { systemdUnit: api.service } }
+---
+apiVersion: waxseal.dev/v1alpha1
+kind: Workload
+metadata: { name: checkout, namespace: shop }
+spec: { selector: { systemdUnit: checkout.service } }
+";
+
+#[test]
+fn policies_are_checked_and_explained_without_an_agent() {
+    let directory = tempfile::tempdir().unwrap();
+    let (good, bad) = (directory.path().join("good.yaml"), directory.path().join("bad.yaml"));
+    std::fs::write(&good, POLICY).unwrap();
+    std::fs::write(&bad, POLICY.replace("ingress", "ingres")).unwrap();
+    let (good, bad) = (good.display(), bad.display());
+    let explain = "policy explain --from shop/checkout --to payments/api";
+    for (line, exit) in [
+        (format!("policy check {good}"), Exit::Done),
+        (format!("policy check -o json {good}"), Exit::Done),
+        (format!("policy check {bad}"), Exit::Invalid),
+        (format!("policy check {bad} -o json"), Exit::Invalid),
+        (format!("policy check {good}-missing"), Exit::Invalid),
+        (format!("--set policies={bad} policy check"), Exit::Invalid),
+        (format!("{explain} --port 8080/tcp --files {good}"), Exit::Done),
+        (format!("{explain} --port 8080/tcp -o json --files {good}"), Exit::Done),
+        (format!("{explain} --port 8080/tcp --files {bad}"), Exit::Invalid),
+        (format!("{explain} --port 8080 --files {good}"), Exit::Invalid),
+        (format!("{explain} --port 1-2/tcp --files {good}"), Exit::Invalid),
+        (format!("{explain}-typo --port 8080/tcp --files {good}"), Exit::Invalid),
+    ] {
+        assert_eq!(end(&line), exit, "{line}");
+    }
+}

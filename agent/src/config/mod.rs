@@ -1,0 +1,257 @@
+//! The agent's configuration: defaults, below the file, below the environment, below `--set`, below flags.
+//!
+//! Everything is parsed here, once. Whoever holds a [`Config`] holds values that were checked.
+
+mod layers;
+mod values;
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use thiserror::Error;
+use waxseal_common::LAYOUT;
+use waxseal_common::tables::Mode;
+
+use crate::cidr::Cidr;
+use crate::escape::escape;
+use crate::spiffe::TrustDomain;
+
+pub use layers::{FileError, Inputs, Source};
+pub use values::{Problem, duration};
+
+/// The file that is read when none is named. It need not exist.
+pub const DEFAULT_FILE: &str = "/etc/waxseal/agent.yaml";
+
+/// The keys, in the order in which they are shown, and what each means. The same words everywhere: `trust_domain` in the
+/// file and with `--set`, `WAXSEAL_TRUST_DOMAIN` in the environment.
+pub const KEYS: [(&str, &str); 15] = [
+    ("instance", "name of this agent among several on one kernel: [a-z0-9-], at most 32"),
+    ("cgroup_root", "cgroup v2 directory to attach to; the whole hierarchy unless given"),
+    ("policies", "directory of the policy documents"),
+    ("state", "directory of what must survive a restart"),
+    ("runtime", "directory of the control socket"),
+    ("bpffs", "where the BPF file system is mounted"),
+    ("trust_domain", "SPIFFE trust domain of this node"),
+    ("mode", "mode of workloads that nothing else gives one: permissive, audit or enforce"),
+    ("grace", "how long connections older than the agent may go on unrecorded, at most 1h"),
+    ("managed", "cgroup directories below which every process must be a workload"),
+    ("mesh", "address ranges where workloads may live"),
+    ("connections", "capacity of the connection tables"),
+    ("flow_ring", "bytes of the ring of flow events, a power of two"),
+    ("denial_ring", "bytes of the ring of denials, a power of two"),
+    ("log", "log filter: error, warn, info, debug, trace, or target=level pairs"),
+];
+
+/// Private, shared, link-local and loopback ranges: where machines and containers live that call each other by address.
+const MESH: [&str; 9] = [
+    "10.0.0.0/8",
+    "172.16.0.0/12",
+    "192.168.0.0/16",
+    "100.64.0.0/10",
+    "169.254.0.0/16",
+    "127.0.0.0/8",
+    "fc00::/7",
+    "fe80::/10",
+    "::1/128",
+];
+
+/// What the agent was told.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Name of this agent among several on one kernel.
+    pub instance: String,
+    /// Where the programs attach; the root of the cgroup v2 hierarchy when absent.
+    pub cgroup_root: Option<PathBuf>,
+    /// Directory of the policy documents.
+    pub policies: PathBuf,
+    /// Directory of what must survive a restart; this instance's own.
+    pub state: PathBuf,
+    /// Directory of the control socket; this instance's own.
+    pub runtime: PathBuf,
+    /// Where the BPF file system is mounted.
+    pub bpffs: PathBuf,
+    /// SPIFFE trust domain of this node.
+    pub trust_domain: TrustDomain,
+    /// Mode of workloads that nothing else gives one.
+    pub mode: Mode,
+    /// How long connections older than the agent may go on unrecorded.
+    pub grace: Duration,
+    /// Cgroup directories, from the root of the hierarchy, below which every process must be a workload.
+    pub managed: Vec<String>,
+    /// Where workloads may live.
+    pub mesh: Vec<Cidr>,
+    /// Capacity of the connection tables, in entries.
+    pub connections: u32,
+    /// Bytes of the ring of flow events; a power of two.
+    pub flow_ring: u32,
+    /// Bytes of the ring of denials; a power of two.
+    pub denial_ring: u32,
+    /// The log filter.
+    pub log: String,
+}
+
+impl Config {
+    /// The control socket.
+    pub fn socket(&self) -> PathBuf {
+        self.runtime.join("agent.sock")
+    }
+
+    /// The directory of pinned maps, programs and links: one for each instance and map layout.
+    pub fn pins(&self) -> PathBuf {
+        self.instance_pins().join(format!("v{LAYOUT}"))
+    }
+
+    /// The directory of the pins of every map layout this instance ever had.
+    pub fn instance_pins(&self) -> PathBuf {
+        self.bpffs.join("waxseal").join(&self.instance)
+    }
+}
+
+/// A configuration, and where each value came from.
+#[derive(Clone, Debug)]
+pub struct Resolved {
+    /// The values.
+    pub config: Config,
+    /// One for each of [`KEYS`], in their order.
+    pub entries: Vec<Entry>,
+}
+
+/// One resolved value, to be shown.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct Entry {
+    /// One of [`KEYS`].
+    pub key: &'static str,
+    /// The value as it would be written; escaped.
+    pub value: String,
+    /// Who gave it.
+    pub source: Source,
+}
+
+/// Why there is no configuration.
+#[derive(Debug, Error)]
+pub enum Error {
+    /// The file cannot be used.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// A key that does not exist.
+    #[error("{origin}: unknown key `{}`{}; the keys are {}", escape(key), nearest(key), key_names())]
+    UnknownKey {
+        /// The key as written.
+        key: String,
+        /// Where.
+        origin: Source,
+    },
+    /// `--set` without an equals sign.
+    #[error("--set {}: write it as key=value", escape(text))]
+    NotAnAssignment {
+        /// What was given.
+        text: String,
+    },
+    /// A value that means nothing.
+    #[error("{origin}: {key}: {problem}")]
+    Value {
+        /// One of [`KEYS`].
+        key: &'static str,
+        /// Where it was given.
+        origin: Source,
+        /// What is wrong with it.
+        #[source]
+        problem: Problem,
+    },
+}
+
+impl Error {
+    /// Whether the reader lacks the right to read the file, so that being root would help.
+    pub fn is_permission_denied(&self) -> bool {
+        matches!(self, Self::File(FileError::Read { source, .. }) if source.kind() == std::io::ErrorKind::PermissionDenied)
+    }
+}
+
+/// Puts the layers together and parses every value.
+pub fn resolve(inputs: &Inputs<'_>) -> Result<Resolved, Error> {
+    let layers = layers::collect(inputs)?;
+    let instance = layers.value("instance", "default", values::instance)?;
+    let own = |base: &str| Path::new(base).join(&instance).display().to_string();
+    let config = Config {
+        cgroup_root: layers.optional("cgroup_root", values::path)?,
+        policies: layers.value("policies", "/etc/waxseal/policies", values::path)?,
+        state: layers.value("state", &own("/var/lib/waxseal"), values::path)?,
+        runtime: layers.value("runtime", &own("/run/waxseal"), values::runtime)?,
+        bpffs: layers.value("bpffs", "/sys/fs/bpf", values::path)?,
+        trust_domain: layers.value("trust_domain", "cluster.local", values::trust_domain)?,
+        mode: layers.value("mode", Mode::Audit.as_str(), values::mode)?,
+        grace: layers.value("grace", "10s", values::grace)?,
+        managed: layers.list("managed", &[], values::cgroup)?,
+        mesh: layers.list("mesh", &MESH, values::cidr)?,
+        connections: layers.value("connections", "262144", values::connections)?,
+        flow_ring: layers.value("flow_ring", "4MiB", values::ring)?,
+        denial_ring: layers.value("denial_ring", "1MiB", values::ring)?,
+        log: layers.value("log", "info", values::text)?,
+        instance,
+    };
+    let entries = entries(&config, &layers);
+    Ok(Resolved { config, entries })
+}
+
+fn entries(config: &Config, layers: &layers::Layers) -> Vec<Entry> {
+    let Config {
+        instance,
+        cgroup_root,
+        policies,
+        state,
+        runtime,
+        bpffs,
+        trust_domain,
+        mode,
+        grace,
+        managed,
+        mesh,
+        connections,
+        flow_ring,
+        denial_ring,
+        log,
+    } = config;
+    let mesh: Vec<String> = mesh.iter().map(ToString::to_string).collect();
+    let values: [String; KEYS.len()] = [
+        instance.clone(),
+        cgroup_root
+            .as_deref()
+            .map_or_else(|| "(the cgroup2 mount)".to_owned(), |path| path.display().to_string()),
+        policies.display().to_string(),
+        state.display().to_string(),
+        runtime.display().to_string(),
+        bpffs.display().to_string(),
+        trust_domain.to_string(),
+        mode.as_str().to_owned(),
+        format!("{grace:?}"),
+        managed.join(","),
+        mesh.join(","),
+        connections.to_string(),
+        flow_ring.to_string(),
+        denial_ring.to_string(),
+        log.clone(),
+    ];
+    KEYS.into_iter()
+        .zip(values)
+        .map(|((key, _), value)| Entry {
+            key,
+            value: escape(&value).into_owned(),
+            source: layers.source(key),
+        })
+        .collect()
+}
+
+fn key_names() -> String {
+    KEYS.map(|(key, _)| key).join(", ")
+}
+
+/// A hint for the commonest slip: another way to write the same words.
+fn nearest(written: &str) -> String {
+    let plain = |text: &str| text.to_lowercase().replace(['-', '_', '.'], "");
+    KEYS.into_iter()
+        .find(|(key, _)| plain(key) == plain(written))
+        .map_or_else(String::new, |(key, _)| format!(" (did you mean `{key}`?)"))
+}
+
+#[cfg(test)]
+mod tests;

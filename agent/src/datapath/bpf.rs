@@ -1,0 +1,105 @@
+//! The few bpf(2) calls that the loader library does not offer: links that are pinned, and swapped in place.
+
+#![expect(unsafe_code, reason = "bpf(2) takes a pointer; each call is one block with its reason")]
+
+use std::ffi::CString;
+use std::io;
+use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
+
+use zerocopy::{Immutable, IntoBytes};
+
+// enum bpf_cmd
+const OBJ_PIN: i32 = 6;
+const OBJ_GET: i32 = 7;
+const RAW_TRACEPOINT_OPEN: i32 = 17;
+const LINK_CREATE: i32 = 28;
+const LINK_UPDATE: i32 = 29;
+
+#[repr(C)]
+#[derive(IntoBytes, Immutable)]
+struct Object {
+    path: u64,
+    fd: u32,
+    flags: u32,
+}
+
+#[repr(C)]
+#[derive(IntoBytes, Immutable)]
+struct Tracepoint {
+    name: u64,
+    program: u32,
+    pad: u32,
+}
+
+#[repr(C)]
+#[derive(IntoBytes, Immutable)]
+struct LinkCreate {
+    program: u32,
+    target: u32,
+    attach_type: u32,
+    flags: u32,
+    pad: [u64; 4],
+}
+
+#[repr(C)]
+#[derive(IntoBytes, Immutable)]
+struct LinkUpdate {
+    link: u32,
+    program: u32,
+    flags: u32,
+    old_program: u32,
+}
+
+/// Attaches a program to a cgroup directory, beside those that are there already.
+pub(super) fn attach(program: BorrowedFd<'_>, cgroup: BorrowedFd<'_>, attach_type: u32) -> io::Result<OwnedFd> {
+    call_for_fd(
+        LINK_CREATE,
+        &LinkCreate { program: number(program), target: number(cgroup), attach_type, flags: 0, pad: [0; 4] },
+    )
+}
+
+/// Attaches a program to a raw tracepoint.
+pub(super) fn attach_tracepoint(program: BorrowedFd<'_>, name: &str) -> io::Result<OwnedFd> {
+    let name = CString::new(name)?;
+    call_for_fd(
+        RAW_TRACEPOINT_OPEN,
+        &Tracepoint { name: name.as_ptr() as u64, program: number(program), pad: 0 },
+    )
+}
+
+/// Puts another program into a link. No packet goes unjudged in between.
+pub(super) fn swap(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
+    let update = LinkUpdate { link: number(link), program: number(program), flags: 0, old_program: 0 };
+    call(LINK_UPDATE, &update).map(drop)
+}
+
+/// Gives an object a name in the BPF file system, so that it outlives this process.
+pub(super) fn pin(object: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    call(OBJ_PIN, &Object { path: path.as_ptr() as u64, fd: number(object), flags: 0 }).map(drop)
+}
+
+/// Opens a pinned object.
+pub(super) fn open(path: &Path) -> io::Result<OwnedFd> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    call_for_fd(OBJ_GET, &Object { path: path.as_ptr() as u64, fd: 0, flags: 0 })
+}
+
+fn number(fd: BorrowedFd<'_>) -> u32 {
+    fd.as_raw_fd().cast_unsigned()
+}
+
+fn call_for_fd(command: i32, attributes: &(impl IntoBytes + Immutable)) -> io::Result<OwnedFd> {
+    let fd = call(command, attributes)?;
+    // SAFETY: the command returns a new descriptor that nobody else owns.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+fn call(command: i32, attributes: &(impl IntoBytes + Immutable)) -> io::Result<i32> {
+    let bytes = attributes.as_bytes();
+    // SAFETY: the kernel reads `bytes.len()` bytes from a live buffer; what pointers in it point to outlives the call.
+    let answer = unsafe { libc::syscall(libc::SYS_bpf, command, bytes.as_ptr(), bytes.len()) };
+    if answer < 0 { Err(io::Error::last_os_error()) } else { Ok(answer as i32) }
+}

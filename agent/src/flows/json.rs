@@ -1,0 +1,93 @@
+//! One object a line, for programs.
+
+use serde::{Deserialize, Serialize};
+
+use super::{Flow, VERSION};
+
+/// What a line of a tap says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Line {
+    /// A flow.
+    Flow(Box<Flow>),
+    /// So many flows were dropped because this reader was slow.
+    Lost(u64),
+}
+
+#[derive(Serialize, Deserialize)]
+struct Lost {
+    v: u32,
+    lost: u64,
+}
+
+/// Appends a flow as one line, newline included.
+pub fn json(flow: &Flow, out: &mut Vec<u8>) {
+    append(flow, out);
+}
+
+/// Appends the notice that `count` flows were dropped.
+pub(crate) fn json_lost(count: u64, out: &mut Vec<u8>) {
+    append(&Lost { v: VERSION, lost: count }, out);
+}
+
+fn append(value: &impl Serialize, out: &mut Vec<u8>) {
+    let before = out.len();
+    // Writing into memory does not fail and none of these types refuses to be written; half a line would break the
+    // reader, so that it is taken back all the same.
+    if serde_json::to_writer(&mut *out, value).is_ok() {
+        out.push(b'\n');
+    } else {
+        out.truncate(before);
+    }
+}
+
+/// Reads a line that [`json`] or the server wrote.
+pub fn read(line: &str) -> Result<Line, serde_json::Error> {
+    if let Ok(Lost { lost, .. }) = serde_json::from_str(line) {
+        return Ok(Line::Lost(lost));
+    }
+    serde_json::from_str(line).map(|flow| Line::Flow(Box::new(flow)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::samples::{allowed, closed, denied, flow};
+    use super::*;
+    use expect_test::expect;
+
+    fn text(flow: &Flow) -> String {
+        let mut out = Vec::new();
+        json(flow, &mut out);
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn the_schema_stays_as_it_is() {
+        expect![[r#"
+            {"v":1,"time":"2026-05-04T12:04:31.882Z","kind":"denied","verdict":"deny","direction":"egress","reason":"deny-rule","rule":{"policy":"payments/from-checkout","rule":"only-get","origin":"/etc/waxseal/policies/pay.yaml:12:7"},"source":{"identity":256,"name":"shop/checkout","spiffe_id":"spiffe://cluster.local/ns/shop/sa/checkout","labels":{"app":"checkout"},"address":"10.0.0.1","port":43210},"destination":{"identity":257,"name":"payments/api","spiffe_id":"spiffe://cluster.local/ns/payments/sa/api","labels":{"app":"api"},"address":"10.0.0.2","port":8080},"protocol":"tcp","port":8080,"process":{"pid":4121,"comm":"curl"},"cgroup":{"id":40,"path":"/system.slice/checkout.service"},"netns":4026531840,"cookie":77,"hook":"connect4","sealed":true,"revision":3,"node":"alpha","instance":"default"}
+        "#]]
+        .assert_eq(&text(&flow(&denied())));
+        expect![[r##"
+            {"v":1,"time":"2026-05-04T12:05:31.882Z","kind":"closed","verdict":"allow","direction":"egress","reason":"allow-rule","rule":{"policy":"payments/from-checkout","rule":"#2","origin":"/etc/waxseal/policies/pay.yaml:20:7"},"source":{"identity":256,"name":"shop/checkout","spiffe_id":"spiffe://cluster.local/ns/shop/sa/checkout","labels":{"app":"checkout"},"address":"10.0.0.1","port":43210},"destination":{"identity":257,"name":"payments/api","spiffe_id":"spiffe://cluster.local/ns/payments/sa/api","labels":{"app":"api"},"address":"10.0.0.2","port":8080},"protocol":"tcp","port":8080,"process":{"pid":4121,"comm":"curl"},"cgroup":{"id":40,"path":"/system.slice/checkout.service"},"netns":4026531840,"cookie":77,"hook":"connect4","sealed":true,"bytes_sent":1234,"bytes_received":5678901,"duration_ns":60000000000,"revision":3,"node":"alpha","instance":"default"}
+        "##]]
+        .assert_eq(&text(&flow(&closed())));
+    }
+
+    #[test]
+    fn what_is_written_is_read_back() {
+        for event in [denied(), allowed(), closed()] {
+            let flow = flow(&event);
+            assert_eq!(read(text(&flow).trim_end()).unwrap(), Line::Flow(Box::new(flow)));
+        }
+        let mut out = Vec::new();
+        json_lost(12, &mut out);
+        assert_eq!(out, b"{\"v\":1,\"lost\":12}\n");
+        assert_eq!(read("{\"v\":1,\"lost\":12}").unwrap(), Line::Lost(12));
+        assert!(read("{\"v\":1}").is_err());
+    }
+
+    #[test]
+    fn a_field_that_a_later_agent_adds_does_no_harm() {
+        let line = text(&flow(&denied())).replacen('{', "{\"later\":{\"x\":1},", 1);
+        assert!(matches!(read(line.trim_end()), Ok(Line::Flow(_))));
+    }
+}

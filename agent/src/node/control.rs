@@ -1,0 +1,381 @@
+//! The control thread: the only one that changes identities, endpoints and policies.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use aya::maps::{MapData, RingBuf};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{MissedTickBehavior, interval};
+use waxseal_common::flow::{CgroupChange, CgroupEvent, FlowEvent, Hook, Kind};
+use waxseal_common::ids::CgroupId;
+use waxseal_common::state::{Connection, Counter, Endpoint};
+use waxseal_common::tables::Mode;
+use waxseal_common::verdict::{Direction, Peer, Question, Verdict, decide};
+use zerocopy::FromBytes as _;
+
+use super::adopt::Survey;
+use super::ceiling::{self, Ceiling};
+use super::names::NameBook;
+use super::refusals::Refuse;
+use super::rings::asynchronous;
+use super::{Error, lastgood};
+use crate::api::{Command, Hub, PolicyFailure, PolicyReport};
+use crate::attest::{Decision, Owner, ProcFacts};
+use crate::cgroup::{Cgroup, Tree};
+use crate::config::Config;
+use crate::datapath::{Kernel, monotonic};
+use crate::flows::{Time, enrich};
+use crate::identity::Registry;
+use crate::policy::{self, Compiled, Compiler, PolicySet};
+use crate::watch::Watcher;
+
+/// How often things are looked at that nobody tells about.
+const TICK: Duration = Duration::from_secs(1);
+/// Ticks between two complete scans of the cgroup tree.
+const SCAN_TICKS: u64 = 30;
+/// Ticks between two rounds of removing old entries.
+const AGE_TICKS: u64 = 10;
+/// After how long an idle UDP flow is forgotten.
+const UDP_IDLE: Duration = Duration::from_secs(120);
+/// After how long a SYN that was allowed and never completed is forgotten: longer than the kernel keeps it itself.
+const HALF_OPEN: Duration = Duration::from_secs(75);
+
+/// What the control thread shares with the others.
+pub(super) struct Shared {
+    pub(super) names: Arc<NameBook>,
+    pub(super) hub: Arc<Hub>,
+    pub(super) refuse: Refuse,
+}
+
+/// All that only this thread changes.
+pub(super) struct Control {
+    pub(super) config: Config,
+    pub(super) tree: Tree,
+    pub(super) kernel: Kernel,
+    pub(super) registry: Registry,
+    pub(super) facts: ProcFacts,
+    pub(super) compiler: Compiler,
+    pub(super) compiled: Compiled,
+    pub(super) set: PolicySet,
+    pub(super) cgroups: BTreeMap<CgroupId, Cgroup>,
+    pub(super) decisions: BTreeMap<CgroupId, Decision>,
+    pub(super) owners: BTreeMap<CgroupId, Owner>,
+    pub(super) bound: BTreeMap<CgroupId, Endpoint>,
+    /// Recorded connections whose end no program tells.
+    pub(super) adopted: BTreeSet<u64>,
+    pub(super) policy: PolicyReport,
+    pub(super) ceiling: Option<Ceiling>,
+    pub(super) started: Instant,
+    pub(super) shared: Shared,
+    cgroups_lost: u64,
+}
+
+impl Control {
+    /// Brings tables and endpoints to what documents and cgroups say, then attaches the programs: no packet is ever
+    /// judged by half a policy.
+    pub(super) fn start(config: Config, tree: Tree, kernel: Kernel, shared: Shared) -> Result<Self, Error> {
+        let registry = Registry::open(&config.state, SystemTime::now)?;
+        let ceiling = ceiling::read(&config.state)?;
+        let pinned = kernel.pinned()?;
+        let mut control = Self {
+            facts: ProcFacts::new(tree.clone()),
+            compiler: Compiler::new(pinned.first_free),
+            compiled: pinned.compiled,
+            set: PolicySet::default(),
+            cgroups: BTreeMap::new(),
+            decisions: BTreeMap::new(),
+            owners: BTreeMap::new(),
+            bound: kernel.endpoints()?.into_iter().collect(),
+            adopted: BTreeSet::new(),
+            policy: PolicyReport { directory: super::reports::shown(&config.policies), ..PolicyReport::default() },
+            ceiling,
+            started: Instant::now(),
+            cgroups_lost: 0,
+            config,
+            tree,
+            kernel,
+            registry,
+            shared,
+        };
+        control.kernel.write_all(&pinned.settle)?;
+        control.kernel.set_ceiling(control.ceiling.map_or(Mode::Enforce, |ceiling| ceiling.mode))?;
+        control.scan()?;
+        control.first_set()?;
+        control.kernel.attach()?;
+        // Directories that were made between the scan and the attaching of the hook that tells of them.
+        control.rescan();
+        Ok(control)
+    }
+
+    /// The first set of documents. Bad ones are refused at a first start; later the last good ones stay in force.
+    fn first_set(&mut self) -> Result<(), Error> {
+        let loaded = policy::load(&[self.config.policies.clone()], &self.config.trust_domain);
+        let errors = match loaded {
+            Ok(set) => return self.install_loaded(set).map_err(Error::Settle),
+            Err(errors) => errors,
+        };
+        let Some(set) = lastgood::read(&self.config.state, &self.config.trust_domain) else {
+            return Err(Error::Policy(Box::new(errors)));
+        };
+        self.fail(&errors);
+        self.install(set)?;
+        self.describe_set();
+        Ok(())
+    }
+
+    fn install_loaded(&mut self, set: PolicySet) -> Result<(), super::settle::Error> {
+        self.install(set)?;
+        self.policy.failure = None;
+        self.describe_set();
+        if let Err(error) = lastgood::keep(&self.config.policies, &self.config.state, &self.config.trust_domain) {
+            tracing::error!(%error, "cannot keep a copy of the documents; a restart over bad ones would not start");
+        }
+        Ok(())
+    }
+
+    fn describe_set(&mut self) {
+        super::reports::describe(&mut self.policy, &self.set, self.kernel.revision().unwrap_or_default());
+        for warning in &self.policy.warnings {
+            tracing::warn!("{warning}");
+        }
+    }
+
+    fn fail(&mut self, errors: &impl std::fmt::Display) {
+        let errors = super::reports::lines(&errors.to_string());
+        for error in &errors {
+            tracing::error!("{error}");
+        }
+        tracing::error!("the documents are refused as a whole; what was in force stays in force");
+        self.policy.failure = Some(PolicyFailure { errors, since: Time::now() });
+    }
+
+    /// Reads the documents anew.
+    fn reload(&mut self) {
+        match policy::load(&[self.config.policies.clone()], &self.config.trust_domain) {
+            Ok(set) => {
+                if let Err(error) = self.install_loaded(set) {
+                    self.fail(&error);
+                }
+            }
+            Err(errors) => self.fail(&errors),
+        }
+    }
+
+    /// Works until told to stop.
+    pub(super) async fn run(
+        &mut self,
+        mut commands: mpsc::Receiver<Command>,
+        ring: RingBuf<MapData>,
+        mut stopped: oneshot::Receiver<()>,
+    ) -> Result<(), Error> {
+        let mut ring = asynchronous(ring).map_err(Error::Start)?;
+        let mut files = Watcher::new(&self.config.policies)?;
+        // Whatever changed before the watch was there.
+        self.reload();
+        let mut clock = interval(TICK);
+        clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut ticks = 0;
+        loop {
+            tokio::select! {
+                _ = &mut stopped => return Ok(()),
+                Some(command) = commands.recv() => self.answer(command),
+                ready = ring.readable_mut() => {
+                    let mut ready = ready.map_err(Error::Start)?;
+                    self.cgroup_events(ready.get_inner_mut());
+                    ready.clear_ready();
+                }
+                changed = files.changed() => {
+                    changed?;
+                    self.reload();
+                }
+                _ = clock.tick() => {
+                    ticks += 1;
+                    self.tick(ticks);
+                }
+            }
+        }
+    }
+
+    fn tick(&mut self, ticks: u64) {
+        let waiting: BTreeSet<CgroupId> = self
+            .decisions
+            .iter()
+            .filter(|(_, decision)| matches!(decision, Decision::NotYet { .. } | Decision::Refused { .. }))
+            .map(|(id, _)| *id)
+            .collect();
+        let lost = self.counter(Counter::CgroupsLost);
+        // Programs start and end without a word; only a look at them tells which workload a cgroup has become.
+        let by_process = self.set.workloads.iter().any(|workload| workload.selector.names_processes());
+        if lost != self.cgroups_lost || by_process || ticks.is_multiple_of(SCAN_TICKS) {
+            self.cgroups_lost = lost;
+            self.rescan();
+        } else if !waiting.is_empty() {
+            self.settle_cgroups(&waiting);
+        }
+        if ticks.is_multiple_of(AGE_TICKS) {
+            self.age();
+        }
+    }
+
+    fn age(&mut self) {
+        if let Err(error) = self.kernel.age(monotonic(), UDP_IDLE, HALF_OPEN) {
+            tracing::warn!(%error, "cannot remove old entries");
+        }
+        if self.adopted.is_empty() {
+            return;
+        }
+        let alive = Survey::take().cookies();
+        let gone: Vec<u64> = self.adopted.iter().filter(|cookie| !alive.contains(cookie)).copied().collect();
+        for cookie in gone {
+            self.adopted.remove(&cookie);
+            if let Err(error) = self.kernel.forget(cookie) {
+                tracing::warn!(%error, "cannot forget a closed connection");
+            }
+        }
+    }
+
+    pub(super) fn counter(&self, wanted: Counter) -> u64 {
+        let counters = self.kernel.counters().unwrap_or_default();
+        counters.iter().find(|(counter, _)| *counter == wanted).map_or(0, |(_, value)| *value)
+    }
+
+    /// Lists the cgroup tree.
+    fn scan(&mut self) -> Result<(), Error> {
+        let scan = self.tree.scan()?;
+        if !scan.complete {
+            tracing::error!("there are more cgroups than can be looked after; those left out have no identity");
+        }
+        let found: BTreeMap<CgroupId, Cgroup> =
+            scan.cgroups.into_iter().map(|cgroup| (cgroup.id, cgroup)).collect();
+        for id in self.cgroups.keys().filter(|id| !found.contains_key(id)) {
+            self.shared.names.forget_cgroup(*id);
+        }
+        for cgroup in found.values() {
+            self.shared.names.learn_cgroup(cgroup.id, &cgroup.path);
+        }
+        self.cgroups = found;
+        Ok(())
+    }
+
+    /// Lists the tree and judges all of it.
+    fn rescan(&mut self) {
+        if let Err(error) = self.scan() {
+            tracing::error!(%error, "cannot list the cgroup tree");
+            return;
+        }
+        let known: BTreeSet<CgroupId> = self.decisions.keys().chain(self.cgroups.keys()).copied().collect();
+        self.settle_cgroups(&known);
+    }
+
+    fn settle_cgroups(&mut self, ids: &BTreeSet<CgroupId>) {
+        if let Err(error) = self.judge_cgroups(ids) {
+            tracing::error!(%error, "cannot give cgroups their identity; they get nothing until it can be done");
+        }
+    }
+
+    fn cgroup_events(&mut self, ring: &mut RingBuf<MapData>) {
+        let mut touched = BTreeSet::new();
+        while let Some(item) = ring.next() {
+            if let Ok(event) = CgroupEvent::read_from_bytes(&item) {
+                self.cgroup_event(&event, &mut touched);
+            }
+        }
+        if !touched.is_empty() {
+            self.settle_cgroups(&touched);
+        }
+    }
+
+    /// Notes one change. The tracepoints speak of cgroup v1 hierarchies too, whose numbers mean something else: only what
+    /// the tree itself confirms counts.
+    fn cgroup_event(&mut self, event: &CgroupEvent, touched: &mut BTreeSet<CgroupId>) {
+        let length = (event.path_length as usize).min(event.path.len());
+        let Ok(path) = str::from_utf8(&event.path[..length]) else { return };
+        let id = event.cgroup;
+        if event.kind == CgroupChange::Removed as u32 {
+            let ours = self.cgroups.get(&id).is_some_and(|cgroup| cgroup.path == path);
+            if ours && self.tree.id_of(path).ok() != Some(id) {
+                self.cgroups.remove(&id);
+                self.shared.names.forget_cgroup(id);
+                touched.insert(id);
+            }
+            return;
+        }
+        let below = self.tree.directory(path).starts_with(self.tree.root());
+        if !below || self.tree.id_of(path).ok() != Some(id) {
+            return;
+        }
+        if event.kind == CgroupChange::Made as u32 {
+            self.cgroups.insert(id, Cgroup { id, path: path.to_owned() });
+            self.shared.names.learn_cgroup(id, path);
+            touched.insert(id);
+        } else if !matches!(self.decisions.get(&id), Some(Decision::Attested(_))) || self.tree.is_hybrid() {
+            touched.insert(id);
+        }
+    }
+
+    /// Ends every open connection that the policy in force denies.
+    pub(super) fn end_denied(&self) {
+        let ceiling = self.ceiling.map_or(Mode::Enforce, |ceiling| ceiling.mode);
+        for (cookie, mut record) in self.kernel.connections() {
+            if record.stage != Connection::OPEN {
+                continue;
+            }
+            if let Some(endpoint) = self.bound.get(&record.cgroup) {
+                record.owner = endpoint.identity;
+            }
+            self.end_if_denied(cookie, &record, ceiling);
+        }
+    }
+
+    fn end_if_denied(&self, cookie: u64, record: &Connection, ceiling: Mode) {
+        let opener = record.opener == 1;
+        let direction = if opener { Direction::Egress } else { Direction::Ingress };
+        let other = if opener { record.tuple.destination } else { record.tuple.source };
+        let judged = decide(
+            &self.compiled,
+            &Question {
+                direction,
+                subject: record.owner,
+                peer: Peer::Known(record.peer),
+                peer_address: self.compiled.address(other),
+                loopback: other.is_loopback(),
+                protocol: waxseal_common::ids::protocol::TCP,
+                port: record.port,
+            },
+            ceiling,
+        );
+        if judged.verdict != Verdict::Deny {
+            return;
+        }
+        let event = FlowEvent {
+            at: monotonic(),
+            revision: self.kernel.revision().unwrap_or_default(),
+            cookie,
+            cgroup: record.cgroup,
+            duration: monotonic().saturating_sub(record.opened),
+            tuple: record.tuple,
+            source: if opener { record.owner } else { record.peer },
+            destination: if opener { record.peer } else { record.owner },
+            rule: judged.rule,
+            netns: record.netns,
+            process: record.process,
+            port: record.port,
+            kind: Kind::Denied as u8,
+            verdict: judged.verdict as u8,
+            reason: judged.reason as u8,
+            direction: direction as u8,
+            protocol: waxseal_common::ids::protocol::TCP,
+            hook: Hook::Agent as u8,
+            flags: FlowEvent::DESTROY | FlowEvent::SEALED,
+            ..FlowEvent::default()
+        };
+        if self.shared.refuse.try_send(event).is_err() {
+            tracing::warn!("a denied connection is not ended at once; its next packet is dropped");
+        }
+        match enrich(&event, &*self.shared.names) {
+            Ok(flow) => self.shared.hub.publish(flow),
+            Err(error) => tracing::error!(%error, "an event that cannot be read"),
+        }
+    }
+}

@@ -1,0 +1,104 @@
+//! The book of names: what the kernel's numbers mean. Written by the control thread, read for every event.
+
+use std::collections::HashMap;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use waxseal_common::ids::{CgroupId, IdentityId, RuleId};
+
+use crate::config::Config;
+use crate::escape::escape;
+use crate::flows::{Clock, Identity, Names, Rule};
+use crate::policy::RuleInfo;
+use crate::workload::IdentityInfo;
+
+/// How many rules that are no longer in force keep their names, for events that are still on their way.
+const OLD_RULES: usize = 65536;
+
+/// The book.
+#[derive(Debug)]
+pub(super) struct NameBook {
+    pages: RwLock<Pages>,
+    node: Arc<str>,
+    instance: Arc<str>,
+}
+
+#[derive(Debug, Default)]
+struct Pages {
+    identities: HashMap<IdentityId, Arc<Identity>>,
+    rules: HashMap<RuleId, Arc<Rule>>,
+    cgroups: HashMap<CgroupId, Arc<str>>,
+}
+
+impl NameBook {
+    pub(super) fn new(config: &Config) -> Self {
+        let node = nix::unistd::gethostname().unwrap_or_default();
+        Self {
+            pages: RwLock::default(),
+            node: escape(&node.to_string_lossy()).into(),
+            instance: config.instance.as_str().into(),
+        }
+    }
+
+    /// Learns identities. Those that are gone keep their names until the number is given out again.
+    pub(super) fn learn_identities<'a>(&self, identities: impl Iterator<Item = &'a IdentityInfo>) {
+        let named: Vec<_> = identities.map(|info| (info.id, Arc::new(Identity::new(info)))).collect();
+        self.write(|pages| pages.identities.extend(named));
+    }
+
+    /// Learns the rules of a revision.
+    pub(super) fn learn_rules<'a>(&self, rules: impl Iterator<Item = (&'a RuleId, &'a RuleInfo)>) {
+        let named: Vec<_> = rules
+            .map(|(id, info)| (*id, Arc::new(Rule::new(&info.policy, info.rule.as_deref(), &info.origin))))
+            .collect();
+        self.write(|pages| {
+            if pages.rules.len() > OLD_RULES {
+                pages.rules.clear();
+            }
+            pages.rules.extend(named);
+        });
+    }
+
+    /// Learns where a cgroup is.
+    pub(super) fn learn_cgroup(&self, id: CgroupId, path: &str) {
+        self.write(|pages| pages.cgroups.insert(id, path.into()));
+    }
+
+    /// Forgets a cgroup that is gone.
+    pub(super) fn forget_cgroup(&self, id: CgroupId) {
+        self.write(|pages| pages.cgroups.remove(&id));
+    }
+
+    fn write<T>(&self, change: impl FnOnce(&mut Pages) -> T) {
+        change(&mut self.pages.write().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    fn read<T>(&self, look: impl FnOnce(&Pages) -> T) -> T {
+        look(&self.pages.read().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl Names for NameBook {
+    fn identity(&self, identity: IdentityId) -> Option<Arc<Identity>> {
+        self.read(|pages| pages.identities.get(&identity).cloned())
+    }
+
+    fn rule(&self, rule: RuleId) -> Option<Arc<Rule>> {
+        self.read(|pages| pages.rules.get(&rule).cloned())
+    }
+
+    fn cgroup(&self, cgroup: CgroupId) -> Option<Arc<str>> {
+        self.read(|pages| pages.cgroups.get(&cgroup).cloned())
+    }
+
+    fn clock(&self) -> Clock {
+        Clock::read()
+    }
+
+    fn node(&self) -> Arc<str> {
+        Arc::clone(&self.node)
+    }
+
+    fn instance(&self) -> Arc<str> {
+        Arc::clone(&self.instance)
+    }
+}

@@ -1,0 +1,210 @@
+//! From documents and cgroups to what the kernel's tables say: decides who is who, compiles, plans, applies, binds. All
+//! or nothing: whatever fails, what was in force stays in force.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use thiserror::Error;
+use waxseal_common::ids::{CgroupId, IdentityId};
+use waxseal_common::state::Endpoint;
+
+use super::adopt::Survey;
+use super::control::Control;
+use crate::attest::{Decision, Owner, assign_tree, attest, managed_slices};
+use crate::datapath::CAPACITY;
+use crate::policy::{self, Compiled, NodeDefaults, PolicySet};
+use crate::{datapath, identity};
+
+/// Why nothing was changed.
+#[derive(Debug, Error)]
+pub enum Error {
+    /// A number cannot be given out or kept.
+    #[error(transparent)]
+    Identity(#[from] identity::Error),
+    /// The documents are good one by one and cannot be put together.
+    #[error(transparent)]
+    Compile(#[from] policy::CompileError),
+    /// The tables are too small.
+    #[error(transparent)]
+    Plan(#[from] policy::PlanError),
+    /// The kernel refuses a change.
+    #[error(transparent)]
+    Datapath(#[from] datapath::Error),
+}
+
+impl Error {
+    /// Whether whoever wrote the documents can mend it.
+    pub const fn is_about_documents(&self) -> bool {
+        matches!(self, Self::Compile(_) | Self::Plan(_))
+    }
+}
+
+/// Who owns what, worked out and not in force yet.
+struct Settled {
+    owners: BTreeMap<CgroupId, Owner>,
+    endpoints: BTreeMap<CgroupId, Endpoint>,
+    used: BTreeSet<IdentityId>,
+}
+
+impl Control {
+    /// Judges every cgroup anew under a new set of documents and puts it into force.
+    pub(super) fn install(&mut self, set: PolicySet) -> Result<(), Error> {
+        self.registry.refresh(&set.workloads)?;
+        self.facts.refresh();
+        let decisions = self
+            .cgroups
+            .values()
+            .map(|cgroup| (cgroup.id, attest(cgroup, &set.workloads, &self.facts)))
+            .collect();
+        self.settle(&set, &decisions)?;
+        self.decisions = decisions;
+        self.set = set;
+        Ok(())
+    }
+
+    /// Judges some cgroups anew under the set in force.
+    pub(super) fn judge_cgroups(&mut self, ids: &BTreeSet<CgroupId>) -> Result<(), Error> {
+        self.facts.refresh();
+        for id in ids {
+            match self.cgroups.get(id) {
+                Some(cgroup) => {
+                    let decision = attest(cgroup, &self.set.workloads, &self.facts);
+                    self.decisions.insert(*id, decision);
+                }
+                None => drop(self.decisions.remove(id)),
+            }
+        }
+        let (set, decisions) = (std::mem::take(&mut self.set), std::mem::take(&mut self.decisions));
+        let settled = self.settle(&set, &decisions);
+        self.set = set;
+        self.decisions = decisions;
+        settled
+    }
+
+    fn settle(&mut self, set: &PolicySet, decisions: &BTreeMap<CgroupId, Decision>) -> Result<(), Error> {
+        let settled = self.who_is_who(set, decisions)?;
+        let wanted = self.compile(set)?;
+        self.put_into_force(wanted)?;
+        self.bind(&settled.endpoints)?;
+        let released = self.registry.retain(&settled.used)?;
+        if !released.is_empty() {
+            let wanted = self.compile(set)?;
+            self.put_into_force(wanted)?;
+        }
+        self.owners = settled.owners;
+        Ok(())
+    }
+
+    fn who_is_who(
+        &mut self,
+        set: &PolicySet,
+        decisions: &BTreeMap<CgroupId, Decision>,
+    ) -> Result<Settled, Error> {
+        let mut slices = managed_slices(&set.workloads);
+        slices.extend(self.config.managed.iter().cloned());
+        let cgroups: Vec<_> = self.cgroups.values().cloned().collect();
+        let mut settled =
+            Settled { owners: BTreeMap::new(), endpoints: BTreeMap::new(), used: BTreeSet::new() };
+        for (id, owner) in assign_tree(&cgroups, decisions) {
+            let path = self.cgroups.get(&id).map_or("", |cgroup| cgroup.path.as_str());
+            let identity = match &owner {
+                Owner::Workload(attested) => {
+                    let info = self.registry.assign(attested)?;
+                    settled.used.insert(info.id);
+                    info.id
+                }
+                Owner::Host => IdentityId::HOST,
+                // Below a slice that the configuration calls managed, nobody is left alone.
+                Owner::Unmanaged if self.is_strictly_managed(path) => IdentityId::UNKNOWN,
+                Owner::Unmanaged => IdentityId::UNMANAGED,
+                Owner::Pending | Owner::Refused => IdentityId::UNKNOWN,
+            };
+            let managed = slices.iter().any(|slice| slice == path);
+            let flags = if managed { Endpoint::MANAGED_SLICE } else { 0 };
+            settled.endpoints.insert(id, Endpoint { identity, flags });
+            settled.owners.insert(id, owner);
+        }
+        Ok(settled)
+    }
+
+    fn is_strictly_managed(&self, path: &str) -> bool {
+        self.config.managed.iter().any(|slice| {
+            path.strip_prefix(slice.trim_end_matches('/')).is_some_and(|below| below.starts_with('/'))
+        })
+    }
+
+    fn compile(&mut self, set: &PolicySet) -> Result<Compiled, Error> {
+        let defaults = NodeDefaults { mode: self.config.mode, mesh: self.config.mesh.clone() };
+        Ok(self.compiler.compile(set, &self.registry.all(), &defaults)?)
+    }
+
+    /// Plans and applies; then ends what has become denied.
+    fn put_into_force(&mut self, wanted: Compiled) -> Result<(), Error> {
+        let revision = self.kernel.revision()?.next();
+        let plan = policy::plan(&self.compiled, &wanted, revision, &CAPACITY)?;
+        if plan.prepare.is_empty() && revision.0 > 1 {
+            self.compiled = wanted;
+            return Ok(());
+        }
+        // Names first: an event under the new revision may come before the next line runs.
+        self.shared.names.learn_identities(self.registry.all().iter());
+        self.shared.names.learn_rules(wanted.rules.iter());
+        self.kernel.apply(&plan, &self.compiled)?;
+        self.compiled = wanted;
+        self.kernel.clean(&plan)?;
+        tracing::info!(revision = revision.0, changes = plan.prepare.len(), "policy revision in force");
+        self.end_denied();
+        Ok(())
+    }
+
+    /// Tells the kernel who owns each cgroup. Whoever becomes a workload keeps its connections, with a record.
+    fn bind(&mut self, endpoints: &BTreeMap<CgroupId, Endpoint>) -> Result<(), Error> {
+        let changed: Vec<(CgroupId, Endpoint)> = endpoints
+            .iter()
+            .filter(|(id, endpoint)| self.bound.get(id) != Some(endpoint))
+            .map(|(id, endpoint)| (*id, *endpoint))
+            .collect();
+        let gone: Vec<CgroupId> = self.bound.keys().filter(|id| !endpoints.contains_key(id)).copied().collect();
+        for id in gone {
+            self.kernel.unbind(id)?;
+            self.bound.remove(&id);
+        }
+        if changed.is_empty() {
+            return Ok(());
+        }
+        let populated = changed.iter().any(|(id, endpoint)| endpoint.identity.is_workload() && self.is_populated(*id));
+        if populated {
+            self.adopt(endpoints)?;
+        }
+        let others = changed.iter().any(|(id, _)| self.bound.contains_key(id));
+        for (id, endpoint) in changed {
+            self.kernel.bind(id, endpoint)?;
+            self.bound.insert(id, endpoint);
+        }
+        if populated {
+            // Whatever was opened between the first look and the binding.
+            self.adopt(endpoints)?;
+        }
+        if populated || others {
+            self.kernel.judge_again()?;
+            self.end_denied();
+        }
+        Ok(())
+    }
+
+    fn is_populated(&self, id: CgroupId) -> bool {
+        self.cgroups.get(&id).is_some_and(|cgroup| {
+            let events = self.tree.directory(&cgroup.path).join("cgroup.events");
+            std::fs::read_to_string(events).is_ok_and(|events| events.contains("populated 1"))
+        })
+    }
+
+    fn adopt(&mut self, endpoints: &BTreeMap<CgroupId, Endpoint>) -> Result<(), Error> {
+        let survey = Survey::take();
+        let owner = |cgroup: CgroupId| endpoints.get(&cgroup).map(|endpoint| endpoint.identity);
+        for (cookie, record) in survey.records(owner, |address| self.compiled.address(address)) {
+            self.kernel.adopt(cookie, &record)?;
+            self.adopted.insert(cookie);
+        }
+        Ok(())
+    }
+}

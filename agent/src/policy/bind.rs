@@ -1,0 +1,84 @@
+//! Which policies select which workload.
+
+use std::collections::{BTreeSet, HashMap};
+
+use super::condition::carries;
+use super::set::IdentityPolicy;
+use crate::workload::{IdentityInfo, Labels};
+
+/// The policies that select one workload.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Bound {
+    /// Their places in the set, in document order.
+    pub(super) policies: Vec<usize>,
+}
+
+/// The policies that select each identity.
+#[derive(Debug)]
+pub(super) struct Bindings {
+    /// One for each different namespace and label set.
+    groups: Vec<Bound>,
+    /// For each identity, in the order given, its group.
+    of_identity: Vec<usize>,
+}
+
+impl Bindings {
+    pub(super) fn new(policies: &[IdentityPolicy], identities: &[IdentityInfo]) -> Self {
+        let index = Index::new(policies);
+        let mut known: HashMap<(&str, &Labels), usize> = HashMap::new();
+        let mut groups = Vec::new();
+        let mut of_identity = Vec::with_capacity(identities.len());
+        for identity in identities {
+            let key = (identity.namespace.as_str(), &identity.labels);
+            let group = *known.entry(key).or_insert_with(|| {
+                groups.push(Bound { policies: index.selecting(identity) });
+                groups.len() - 1
+            });
+            of_identity.push(group);
+        }
+        Self { groups, of_identity }
+    }
+
+    /// For each identity, in the order given.
+    pub(super) fn per_identity(&self) -> impl Iterator<Item = &Bound> {
+        self.of_identity.iter().map(|group| &self.groups[*group])
+    }
+
+    /// The policies that select anybody, in document order.
+    pub(super) fn used(&self) -> BTreeSet<usize> {
+        self.groups.iter().flat_map(|group| group.policies.iter().copied()).collect()
+    }
+}
+
+/// Policies by namespace and by the first label they ask for, so that a workload does not try all of them.
+struct Index<'a> {
+    policies: &'a [IdentityPolicy],
+    whole_namespace: HashMap<&'a str, Vec<usize>>,
+    by_label: HashMap<(&'a str, &'a str, &'a str), Vec<usize>>,
+}
+
+impl<'a> Index<'a> {
+    fn new(policies: &'a [IdentityPolicy]) -> Self {
+        let mut index = Self { policies, whole_namespace: HashMap::new(), by_label: HashMap::new() };
+        for (place, policy) in policies.iter().enumerate() {
+            let namespace = policy.namespace.as_str();
+            let list = match policy.selector.first_key_value() {
+                None => index.whole_namespace.entry(namespace).or_default(),
+                Some((key, value)) => index.by_label.entry((namespace, key, value)).or_default(),
+            };
+            list.push(place);
+        }
+        index
+    }
+
+    fn selecting(&self, identity: &IdentityInfo) -> Vec<usize> {
+        let namespace = identity.namespace.as_str();
+        let mut found: Vec<usize> = self.whole_namespace.get(namespace).cloned().unwrap_or_default();
+        for (key, value) in &identity.labels {
+            let list = self.by_label.get(&(namespace, key.as_str(), value.as_str())).into_iter().flatten();
+            found.extend(list.filter(|place| carries(&identity.labels, &self.policies[**place].selector)));
+        }
+        found.sort_unstable();
+        found
+    }
+}

@@ -1,0 +1,311 @@
+//! `waxseal policy check`: reads files as the agent would, says what each document became, and what a person should look at.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use serde::Serialize;
+use waxseal_common::ids::IdentityId;
+use waxseal_common::tables::Mode;
+use waxseal_common::verdict::Direction;
+
+use super::compile::Compiler;
+use super::compiled::Compiled;
+use super::condition::carries;
+use super::describe::{labels_text, rule_text};
+use super::error::LoadErrors;
+use super::lint::lint;
+use super::load::{Ownership, load_from};
+use super::set::{IdentityPolicy, Mesh, Namespace, NodeDefaults, PolicySet, Refuse, direction_word};
+use super::warning::Warning;
+use crate::escape::escape;
+use crate::spiffe::{SpiffeId, TrustDomain};
+use crate::workload::{IdentityInfo, Origin, Workload};
+
+/// What `policy check` found.
+#[derive(Debug, Serialize)]
+pub struct CheckReport {
+    /// Every mistake, with its place. With any, nothing else is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub errors: Option<LoadErrors>,
+    /// The documents are fine one by one, but not together.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub compile_error: Option<String>,
+    /// What each document became, in document order.
+    pub documents: Vec<DocumentReport>,
+    /// What a person should look at.
+    pub warnings: Vec<Warning>,
+    /// How much room the tables take.
+    pub sizes: Sizes,
+    /// How many files were read.
+    pub files: usize,
+    /// Whether warnings count as a failure.
+    pub strict: bool,
+}
+
+/// What one document became.
+#[derive(Debug, Serialize)]
+pub struct DocumentReport {
+    /// Its kind.
+    pub kind: &'static str,
+    /// `namespace/name`, or the name.
+    pub name: String,
+    /// Where it is written.
+    pub origin: Origin,
+    /// In words, a line each.
+    pub became: Vec<String>,
+}
+
+/// How many entries the tables hold for the workloads that the files name.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub struct Sizes {
+    /// Identities, the reserved ones among them.
+    pub identities: usize,
+    /// Address prefixes.
+    pub addresses: usize,
+    /// Rows.
+    pub rows: usize,
+    /// Port sets.
+    pub sets: usize,
+}
+
+/// Checks files and directories. Whose files they are does not matter here: nothing is put into force.
+pub fn check(paths: &[PathBuf], trust_domain: &TrustDomain, strict: bool) -> CheckReport {
+    let mut report = CheckReport {
+        errors: None,
+        compile_error: None,
+        documents: Vec::new(),
+        warnings: Vec::new(),
+        sizes: Sizes::default(),
+        files: 0,
+        strict,
+    };
+    match load_from(paths, trust_domain, Ownership::Anybody) {
+        Ok(set) => report.fill(&set, trust_domain),
+        Err(errors) => report.errors = Some(errors),
+    }
+    report
+}
+
+/// The identities that the `Workload` documents will have, numbered in document order. Real numbers differ.
+pub fn expected_identities(set: &PolicySet) -> Vec<IdentityInfo> {
+    let workloads = set.workloads.iter().enumerate();
+    workloads
+        .map(|(index, workload)| IdentityInfo {
+            id: number(index),
+            spiffe_id: workload.spiffe_id.clone(),
+            namespace: workload.namespace.clone(),
+            name: workload.name.clone(),
+            labels: workload.labels.clone(),
+            mode: workload.mode,
+        })
+        .collect()
+}
+
+fn number(index: usize) -> IdentityId {
+    IdentityId(IdentityId::FIRST_WORKLOAD.0 + index as u32)
+}
+
+/// Workloads that no document names, but that the policies would select: so that what does not fit is found before such a
+/// workload appears.
+fn imagined(set: &PolicySet, trust_domain: &TrustDomain, known: &[IdentityInfo]) -> Vec<IdentityInfo> {
+    let mut identities = known.to_vec();
+    for policy in &set.policies {
+        let selects = |i: &IdentityInfo| i.namespace == policy.namespace && i.labels == policy.selector;
+        if identities.iter().any(selects) {
+            continue;
+        }
+        let name = format!("imagined-{}", identities.len());
+        let Ok(spiffe_id) = SpiffeId::for_workload(trust_domain, &policy.namespace, &name) else { continue };
+        identities.push(IdentityInfo {
+            id: number(identities.len()),
+            spiffe_id,
+            namespace: policy.namespace.clone(),
+            name,
+            labels: policy.selector.clone(),
+            mode: None,
+        });
+    }
+    identities
+}
+
+impl CheckReport {
+    /// 0 when all is well, 1 when there are warnings and they count, 2 when there are mistakes.
+    pub fn exit_code(&self) -> u8 {
+        if self.errors.is_some() || self.compile_error.is_some() {
+            2
+        } else {
+            u8::from(self.strict && !self.warnings.is_empty())
+        }
+    }
+
+    fn fill(&mut self, set: &PolicySet, trust_domain: &TrustDomain) {
+        self.files = set.files;
+        self.warnings = lint(set);
+        self.documents = documents(set);
+        let defaults = NodeDefaults { mode: Mode::Audit, mesh: Vec::new() };
+        let known = expected_identities(set);
+        let compile = |identities: &[IdentityInfo]| Compiler::new(1).compile(set, identities, &defaults);
+        match compile(&known).and_then(|compiled| {
+            compile(&imagined(set, trust_domain, &known))?;
+            Ok(compiled)
+        }) {
+            Ok(compiled) => self.sizes = Sizes::of(&compiled),
+            Err(error) => self.compile_error = Some(error.to_string()),
+        }
+    }
+}
+
+impl Sizes {
+    fn of(compiled: &Compiled) -> Self {
+        let Compiled { identities, addresses, rows, sets, rules: _ } = compiled;
+        Self { identities: identities.len(), addresses: addresses.len(), rows: rows.len(), sets: sets.len() }
+    }
+}
+
+fn documents(set: &PolicySet) -> Vec<DocumentReport> {
+    let mut documents: Vec<DocumentReport> =
+        set.policies.iter().map(|policy| policy_report(set, policy)).collect();
+    documents.extend(set.workloads.iter().map(|workload| workload_report(set, workload)));
+    documents.extend(set.namespaces.values().map(namespace_report));
+    documents.extend(set.mesh.as_ref().map(mesh_report));
+    documents.sort_by(|a, b| a.origin.cmp(&b.origin));
+    documents
+}
+
+fn policy_report(set: &PolicySet, policy: &IdentityPolicy) -> DocumentReport {
+    let whom = if policy.selector.is_empty() {
+        format!("protects every workload of namespace {}", policy.namespace)
+    } else {
+        format!("protects workloads of namespace {} with {}", policy.namespace, labels_text(&policy.selector))
+    };
+    let selected: Vec<String> = set
+        .workloads
+        .iter()
+        .filter(|workload| {
+            workload.namespace == policy.namespace && carries(&workload.labels, &policy.selector)
+        })
+        .map(Workload::full_name)
+        .collect();
+    let known =
+        if selected.is_empty() { String::new() } else { format!(" (known: {})", selected.join(", ")) };
+    let mut became = vec![format!("{whom}{known}")];
+    became.extend(policy.mode.map(|mode| match mode {
+        Mode::Enforce => "enforces, unless a workload has a mode of its own".to_owned(),
+        Mode::Audit | Mode::Permissive => "is only judged beside: it denies nothing".to_owned(),
+    }));
+    for direction in [Direction::Ingress, Direction::Egress] {
+        let word = direction_word(direction);
+        let Some(rules) = policy.rules(direction) else { continue };
+        became.extend(rules.iter().map(|rule| format!("{word}: {}", rule_text(rule, direction))));
+        if policy.denies_by_default(direction) {
+            became.push(format!("{word}: what no rule allows is denied"));
+        }
+    }
+    DocumentReport { kind: "IdentityPolicy", name: policy.title(), origin: policy.origin.clone(), became }
+}
+
+fn workload_report(set: &PolicySet, workload: &Workload) -> DocumentReport {
+    let mut became = vec![format!("is {}", workload.spiffe_id)];
+    if !workload.labels.is_empty() {
+        became.push(format!("carries {}", labels_text(&workload.labels)));
+    }
+    became.extend(selector_texts(workload));
+    became.extend(workload.mode.map(|mode| format!("is in mode {}, whatever policies say", mode.as_str())));
+    let selecting: Vec<String> = set
+        .policies
+        .iter()
+        .filter(|policy| {
+            policy.namespace == workload.namespace && carries(&workload.labels, &policy.selector)
+        })
+        .map(IdentityPolicy::title)
+        .collect();
+    became.push(if selecting.is_empty() {
+        "no policy selects it".to_owned()
+    } else {
+        format!("selected by {}", selecting.join(", "))
+    });
+    DocumentReport { kind: "Workload", name: workload.full_name(), origin: workload.origin.clone(), became }
+}
+
+fn selector_texts(workload: &Workload) -> Vec<String> {
+    let selector = &workload.selector;
+    let container = selector.container.as_ref();
+    let shown = |what: &str, text: &dyn fmt::Display| format!("{what} {}", escape(&text.to_string()));
+    [
+        selector.systemd_unit.as_ref().map(|glob| shown("found by systemd unit", glob)),
+        selector.cgroup.as_ref().map(|glob| shown("found by cgroup", glob)),
+        container.and_then(|c| c.name.as_ref()).map(|glob| shown("found by container name", glob)),
+        container.and_then(|c| c.image.as_ref()).map(|glob| shown("found by container image", glob)),
+        container
+            .filter(|c| !c.labels.is_empty())
+            .map(|c| format!("found by container labels {}", labels_text(&c.labels))),
+        selector.uid.map(|uid| format!("found by user {uid}")),
+        selector.executable.as_ref().map(|_| "found by executable".to_owned()),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
+}
+
+fn namespace_report(namespace: &Namespace) -> DocumentReport {
+    let mut became = Vec::new();
+    became.extend(namespace.mode.map(|mode| format!("its workloads are in mode {}", mode.as_str())));
+    if namespace.default_deny {
+        became.push("what no rule allows is denied, in both directions".to_owned());
+    }
+    if namespace.refuse == Refuse::Drop {
+        became.push("denied connections are dropped in silence".to_owned());
+    }
+    if became.is_empty() {
+        became.push("changes nothing".to_owned());
+    }
+    DocumentReport {
+        kind: "Namespace",
+        name: namespace.name.clone(),
+        origin: namespace.origin.clone(),
+        became,
+    }
+}
+
+fn mesh_report(mesh: &Mesh) -> DocumentReport {
+    let ranges: Vec<String> = mesh.cidrs.iter().map(ToString::to_string).collect();
+    let mut became = vec![format!(
+        "workloads may live in {}",
+        if ranges.is_empty() { "no address range".to_owned() } else { ranges.join(", ") }
+    )];
+    became.extend(mesh.peers.iter().map(|peer| match peer.via {
+        Some(via) => format!("the agent for {} answers at {via}", peer.cidr),
+        None => format!("the agent for {} answers at the destination itself", peer.cidr),
+    }));
+    DocumentReport { kind: "Mesh", name: mesh.name.clone(), origin: mesh.origin.clone(), became }
+}
+
+impl fmt::Display for CheckReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(errors) = &self.errors {
+            writeln!(f, "{errors}")?;
+            return writeln!(f, "\n{} mistakes; nothing would be applied", errors.0.len());
+        }
+        for document in &self.documents {
+            writeln!(f, "{} {} ({})", document.kind, document.name, document.origin)?;
+            for line in &document.became {
+                writeln!(f, "  {line}")?;
+            }
+        }
+        for warning in &self.warnings {
+            writeln!(f, "warning: {warning}")?;
+        }
+        if let Some(error) = &self.compile_error {
+            writeln!(f, "error: {error}")?;
+        }
+        let Sizes { identities, addresses, rows, sets } = self.sizes;
+        writeln!(
+            f,
+            "{} documents in {} files, {} warnings; tables: {identities} identities, {addresses} address prefixes, {rows} rows, \
+             {sets} port sets",
+            self.documents.len(),
+            self.files,
+            self.warnings.len(),
+        )
+    }
+}

@@ -1,0 +1,223 @@
+//! Rules in words, and compiled tables as text in which names stand for numbers.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::{self, Write as _};
+
+use waxseal_common::ids::{IdentityId, RuleId};
+use waxseal_common::tables::{AddressRow, Outcome, PortRange, PortSet, Subject};
+use waxseal_common::verdict::Direction;
+
+use super::compiled::Compiled;
+use super::ports::Ports;
+use super::set::{Action, AddressRange, Fields, Peer, Rule, direction_word};
+use crate::escape::escape;
+use crate::workload::{IdentityInfo, Labels};
+
+/// The word for one of the reserved identities.
+pub(super) fn reserved_word(id: IdentityId) -> Option<&'static str> {
+    match id {
+        IdentityId::UNKNOWN => Some("unknown"),
+        IdentityId::HOST => Some("host"),
+        IdentityId::WORLD => Some("world"),
+        IdentityId::UNMANAGED => Some("unmanaged"),
+        IdentityId::AGENT => Some("agent"),
+        _ => None,
+    }
+}
+
+/// `app=web, tier=front`, escaped.
+pub(super) fn labels_text(labels: &Labels) -> String {
+    let pairs: Vec<String> = labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
+    escape(&pairs.join(", ")).into_owned()
+}
+
+/// What the ports of a rule are.
+pub(super) fn ports_text(ports: Option<&[Ports]>) -> String {
+    match ports {
+        None => "every port".to_owned(),
+        Some([]) => "no port".to_owned(),
+        Some(ports) => ports.iter().map(Ports::to_string).collect::<Vec<_>>().join(", "),
+    }
+}
+
+/// `allow from …, on …`.
+pub(super) fn rule_text(rule: &Rule, direction: Direction) -> String {
+    let action = match rule.action {
+        Action::Allow => "allow",
+        Action::Deny => "deny",
+    };
+    let preposition = preposition(direction);
+    let peers = match rule.peers.as_deref() {
+        None => "everybody".to_owned(),
+        Some([]) => "nobody".to_owned(),
+        Some(peers) => peers.iter().map(Peer::to_string).collect::<Vec<_>>().join("; or "),
+    };
+    format!("{action} {preposition} {peers}; {}", ports_text(rule.ports.as_deref()))
+}
+
+const fn preposition(direction: Direction) -> &'static str {
+    match direction {
+        Direction::Ingress => "from",
+        Direction::Egress => "to",
+    }
+}
+
+impl fmt::Display for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut parts = field_texts(&self.is);
+        parts.extend(field_texts(&self.not).into_iter().map(|text| format!("not {text}")));
+        f.write_str(&parts.join(" and "))
+    }
+}
+
+fn field_texts(fields: &Fields) -> Vec<String> {
+    let Fields { identity, trust_domain, namespace, labels, range, entity } = fields;
+    [
+        identity.as_ref().map(|pattern| format!("identity {pattern}")),
+        trust_domain.as_ref().map(|domain| format!("trust domain {domain}")),
+        namespace.as_ref().map(|namespace| format!("namespace {namespace}")),
+        labels.as_ref().map(|labels| format!("labels {}", labels_text(labels))),
+        range.as_ref().map(AddressRange::to_string),
+        entity.map(|entity| format!("entity {}", entity.word())),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
+}
+
+impl fmt::Display for AddressRange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "addresses in {}", self.cidr)?;
+        for (index, hole) in self.except.iter().enumerate() {
+            write!(f, "{} {hole}", if index == 0 { " except" } else { "," })?;
+        }
+        Ok(())
+    }
+}
+
+impl Compiled {
+    /// The tables as text: what each workload may do, one line per row and port range, with names for numbers. Equal
+    /// tables give equal text, whatever their numbers.
+    pub fn to_text(&self, identities: &[IdentityInfo]) -> String {
+        let text = TableText::new(self, identities);
+        let mut out = String::new();
+        for identity in identities {
+            let Some(row) = self.identities.get(&identity.id) else { continue };
+            let _infallible = writeln!(out, "{}  {}", identity.full_name(), identity.spiffe_id);
+            text.subject(&mut out, Direction::Ingress, &row.ingress);
+            text.subject(&mut out, Direction::Egress, &row.egress);
+        }
+        out.push_str("addresses\n");
+        for (prefix, row) in &self.addresses {
+            let mesh = if row.flags & AddressRow::MESH == 0 { "" } else { " mesh" };
+            let named = if row.class == 0 { "" } else { " named by rules" };
+            let _infallible = writeln!(out, "  {prefix}{mesh}{named}");
+        }
+        out
+    }
+}
+
+/// What class numbers stand for.
+struct TableText<'a> {
+    compiled: &'a Compiled,
+    peers: BTreeMap<u32, BTreeSet<String>>,
+    places: BTreeMap<u32, Vec<String>>,
+}
+
+impl<'a> TableText<'a> {
+    fn new(compiled: &'a Compiled, identities: &[IdentityInfo]) -> Self {
+        let mut peers: BTreeMap<u32, BTreeSet<String>> = BTreeMap::new();
+        for (id, row) in &compiled.identities {
+            let known = identities.iter().find(|identity| identity.id == *id).map(IdentityInfo::full_name);
+            let name = reserved_word(*id).map(str::to_owned).or(known).unwrap_or_else(|| id.0.to_string());
+            peers.entry(row.peer_class).or_default().insert(name);
+        }
+        let mut places: BTreeMap<u32, Vec<String>> = BTreeMap::new();
+        for (prefix, row) in &compiled.addresses {
+            places.entry(row.class).or_default().push(prefix.to_string());
+        }
+        Self { compiled, peers, places }
+    }
+
+    fn subject(&self, out: &mut String, direction: Direction, subject: &Subject) {
+        let (word, mode) = (direction_word(direction), subject.mode().as_str());
+        if subject.set == 0 && subject.flags == 0 {
+            let _infallible = writeln!(out, "  {word}: no rules");
+            return;
+        }
+        let default = self.default(subject.has(Subject::DENY_BY_DEFAULT), subject.selected_by);
+        let silently = if subject.has(Subject::REFUSE_SILENTLY) { ", drops in silence" } else { "" };
+        let waits = match (direction, subject.has(Subject::ALLOWS_IDENTITIES | Subject::DENIES_IDENTITIES)) {
+            (Direction::Egress, true) => ", may wait for an answer",
+            _ => "",
+        };
+        let _infallible = writeln!(out, "  {word}: {mode}, {default}{waits}{silently}");
+        self.rows(out, direction, subject.set);
+        if subject.has(Subject::SHADOW) {
+            let default =
+                self.default(subject.has(Subject::SHADOW_DENY_BY_DEFAULT), subject.shadow_selected_by);
+            let _infallible = writeln!(out, "  {word}, judged beside: {default}");
+            self.rows(out, direction, subject.shadow_set);
+        }
+    }
+
+    fn default(&self, denies: bool, selected_by: RuleId) -> String {
+        if denies { format!("else deny ({})", self.rule(selected_by)) } else { "else allow".to_owned() }
+    }
+
+    fn rows(&self, out: &mut String, direction: Direction, set: u32) {
+        let preposition = preposition(direction);
+        let mut lines = BTreeSet::new();
+        for (key, number) in self.compiled.rows.iter().filter(|(key, _)| key.set == set && set != 0) {
+            let Some(ports) = self.compiled.sets.get(number) else { continue };
+            let peers = self
+                .peers
+                .get(&key.peer_class)
+                .map(|names| names.iter().cloned().collect::<Vec<_>>().join(" "));
+            let who = if key.peer_class == 0 { "everybody".to_owned() } else { peers.unwrap_or_default() };
+            let place = match self.places.get(&key.address_class) {
+                Some(prefixes) if key.address_class != 0 => format!(" at {}", prefixes.join(" ")),
+                _ => String::new(),
+            };
+            for (range, outcome) in outcomes(ports) {
+                let action = match outcome.action {
+                    Outcome::ALLOW => "allow",
+                    Outcome::DENY => "deny",
+                    _ => "nothing",
+                };
+                lines.insert(format!(
+                    "    {preposition} {who}{place}: {action} {range} ({})\n",
+                    self.rule(outcome.rule)
+                ));
+            }
+        }
+        out.extend(lines);
+    }
+
+    fn rule(&self, rule: RuleId) -> String {
+        self.compiled.rules.get(&rule).map_or_else(|| "-".to_owned(), super::compiled::RuleInfo::title)
+    }
+}
+
+/// Every range of a set with what holds there; the rest comes last.
+fn outcomes(set: &PortSet) -> Vec<(String, Outcome)> {
+    let ranges = set.ranges.iter().take(set.count as usize);
+    let mut found: Vec<(String, Outcome)> = ranges.map(|range| (range_text(range), range.outcome)).collect();
+    if set.otherwise.action != Outcome::NOTHING {
+        let rest = if found.is_empty() { "every port" } else { "every other port" };
+        found.push((rest.to_owned(), set.otherwise));
+    }
+    found
+}
+
+fn range_text(range: &PortRange) -> String {
+    let split = |place: u32| ((place >> 16) as u8, place as u16);
+    let ((first, low), (last, high)) = (split(range.low), split(range.high));
+    if first == last {
+        Ports { protocol: first, low, high }.to_string()
+    } else {
+        // Neighbouring protocols that are treated alike share a range.
+        let last = Ports { protocol: last, low: 0, high };
+        format!("{} to {last}", Ports { protocol: first, low, high: u16::MAX })
+    }
+}

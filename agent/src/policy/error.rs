@@ -1,0 +1,279 @@
+//! What can be wrong with a set of files: every mistake of every file, each with its place.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use serde::{Serialize, Serializer};
+use thiserror::Error;
+
+use super::load::{MAX_FILE_BYTES, MAX_FILES};
+use super::pattern::PatternError;
+use super::ports::PortsError;
+use crate::cidr::CidrError;
+use crate::spiffe;
+use crate::workload::{GlobError, Origin};
+
+/// How many mistakes are gathered. Whoever has made as many wants to see the first.
+pub(super) const GATHERED: usize = 256;
+/// How many mistakes are printed; the rest is counted.
+const PRINTED: usize = 64;
+
+/// All mistakes of a set of files. The set is applied whole or not at all.
+#[derive(Debug, Error, Serialize)]
+#[serde(transparent)]
+pub struct LoadErrors(
+    /// In the order of files and lines; never empty.
+    pub Vec<LoadError>,
+);
+
+impl fmt::Display for LoadErrors {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, error) in self.0.iter().take(PRINTED).enumerate() {
+            if index > 0 {
+                f.write_str("\n")?;
+            }
+            error.fmt(f)?;
+        }
+        match self.0.len().saturating_sub(PRINTED) {
+            0 => Ok(()),
+            more => write!(f, "\nand {more} more"),
+        }
+    }
+}
+
+/// One mistake.
+#[derive(Debug, Error, Serialize)]
+pub struct LoadError {
+    /// The file, or the directory.
+    pub file: PathBuf,
+    /// The line, from 1; 0 when the whole file is meant.
+    pub line: u32,
+    /// The column, from 1; 0 when the whole line or file is meant.
+    pub column: u32,
+    /// What is wrong.
+    #[source]
+    #[serde(serialize_with = "in_words")]
+    pub problem: Problem,
+    /// The line as it stands in the file, escaped and cut, with its mark; `None` when the file has no such line.
+    pub excerpt: Option<Excerpt>,
+}
+
+/// A line of a file with the place of a mistake.
+#[derive(Debug, Serialize)]
+pub struct Excerpt {
+    /// The line, escaped and cut.
+    pub text: String,
+    /// How many characters of `text` stand before the mistake.
+    pub before: usize,
+}
+
+fn in_words<S: Serializer>(problem: &Problem, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(problem)
+}
+
+impl fmt::Display for LoadError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.file.display())?;
+        if self.line > 0 {
+            write!(f, ":{}", self.line)?;
+        }
+        if self.column > 0 {
+            write!(f, ":{}", self.column)?;
+        }
+        write!(f, ": {}", self.problem)?;
+        if let Some(Excerpt { text, before }) = &self.excerpt {
+            write!(f, "\n  {:>5} | {text}\n        | {:before$}^", self.line, "")?;
+        }
+        Ok(())
+    }
+}
+
+/// What can be wrong. Foreign text inside is escaped.
+#[derive(Debug, Error)]
+pub enum Problem {
+    /// The system refuses to open, list or read it.
+    #[error("cannot {action}: {source}")]
+    System {
+        /// What was tried: "open", "read", "list".
+        action: &'static str,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// A symbolic link, a directory, a pipe, a socket or a device.
+    #[error("is {0}, not a regular file; it is not read")]
+    NotAFile(&'static str),
+    /// Somebody else can change it.
+    #[error(
+        "belongs to user {owner}; a policy file must belong to root or to the user who reads it (user {reader})"
+    )]
+    Owner {
+        /// Whose it is.
+        owner: u32,
+        /// Who reads it.
+        reader: u32,
+    },
+    /// Anybody can change it.
+    #[error("is writable for everybody; run `chmod o-w` on it")]
+    WorldWritable,
+    /// It is too big to be a policy.
+    #[error("is larger than {MAX_FILE_BYTES} bytes")]
+    TooLarge,
+    /// The directory is too full.
+    #[error("more than {MAX_FILES} policy files")]
+    TooManyFiles,
+    /// Some byte is no text.
+    #[error("is not UTF-8 text")]
+    NotText,
+    /// A NUL character.
+    #[error("contains a NUL character")]
+    Nul,
+    /// It is no YAML, or not the shape that its kind has.
+    #[error("{0}")]
+    Yaml(YamlProblem),
+    /// No `apiVersion`.
+    #[error("`apiVersion` is missing; write `apiVersion: {}`", super::schema::API_VERSION)]
+    NoApiVersion,
+    /// An `apiVersion` of somebody else.
+    #[error("unknown apiVersion `{0}`; known: {known}", known = super::schema::API_VERSION)]
+    ApiVersion(String),
+    /// No `kind`.
+    #[error("`kind` is missing; known kinds: {}", super::schema::KINDS.join(", "))]
+    NoKind,
+    /// A `kind` that this version does not have.
+    #[error("unknown kind `{found}`; known: {}", super::schema::KINDS.join(", "))]
+    Kind {
+        /// As written.
+        found: String,
+    },
+    /// The same object twice.
+    #[error("{kind} {title} is already defined at {first}")]
+    Duplicate {
+        /// The kind.
+        kind: &'static str,
+        /// `namespace/name`, or the name.
+        title: String,
+        /// The other place.
+        first: Origin,
+    },
+    /// Two `Mesh` documents.
+    #[error("there is already a Mesh document at {first}; a node has one")]
+    SecondMesh {
+        /// The other place.
+        first: Origin,
+    },
+    /// A name that would not be safe in a SPIFFE ID or on a terminal.
+    #[error("`{0}` is no name; names are 1 to 253 of A-Z a-z 0-9 . _ - and neither `.` nor `..`")]
+    Name(String),
+    /// A rule name that would not be safe to show.
+    #[error("`{0}` is no rule name; rule names are 1 to 128 printable ASCII characters without `#`")]
+    RuleName(String),
+    /// A word out of a small set.
+    #[error("unknown {what} `{found}`; known: {known}")]
+    Word {
+        /// What the word is for.
+        what: &'static str,
+        /// As written.
+        found: String,
+        /// The words that are allowed.
+        known: String,
+    },
+    /// An empty label key, or one with unprintable characters.
+    #[error("`{0}` is no label: key and value are up to 253 printable characters, and the key is not empty")]
+    Label(String),
+    /// A peer without any field.
+    #[error("this says nothing about the other end; for everybody write `entity: any`")]
+    EmptyPeer,
+    /// A `not` without any field.
+    #[error("an empty `not` excludes nothing; leave it out")]
+    EmptyNot,
+    /// An empty label list in a peer.
+    #[error("empty labels ask for nothing; for every workload write `entity: any-authenticated`")]
+    EmptyPeerLabels,
+    /// `except` without `cidr`.
+    #[error("`except` makes holes in a `cidr`, and there is none")]
+    ExceptWithoutCidr,
+    /// A hole that is not in the range.
+    #[error("{hole} is not inside {cidr}")]
+    ExceptOutside {
+        /// The hole.
+        hole: crate::cidr::Cidr,
+        /// The range.
+        cidr: crate::cidr::Cidr,
+    },
+    /// An `identity` that is none.
+    #[error(transparent)]
+    Pattern(#[from] PatternError),
+    /// A `spiffeId` or `trustDomain` that is none.
+    #[error(transparent)]
+    Spiffe(#[from] spiffe::Error),
+    /// Ports that are none.
+    #[error(transparent)]
+    Ports(#[from] PortsError),
+    /// A range of addresses that is none.
+    #[error(transparent)]
+    Cidr(#[from] CidrError),
+    /// An address that is none.
+    #[error("`{0}` is no IP address")]
+    Address(String),
+    /// A pattern that is none.
+    #[error(transparent)]
+    Glob(#[from] GlobError),
+    /// A workload selector without any field.
+    #[error(
+        "an empty selector would claim every process; give at least one of systemdUnit, cgroup, container, uid, executable"
+    )]
+    EmptySelector,
+    /// A container selector without any field.
+    #[error("an empty container selector asks for nothing; give at least one of name, image, labels")]
+    EmptyContainer,
+    /// An executable that is neither.
+    #[error("an executable is an absolute path or `sha256:` and 64 hexadecimal digits")]
+    Executable,
+}
+
+/// What the YAML reader says, in its words, escaped.
+#[derive(Debug, Error)]
+#[error("{message}")]
+pub struct YamlProblem {
+    message: String,
+}
+
+impl From<&serde_saphyr::Error> for YamlProblem {
+    fn from(error: &serde_saphyr::Error) -> Self {
+        Self { message: message(error) }
+    }
+}
+
+/// Our words for the mistakes that people make most; the reader's own for the rest.
+fn message(error: &serde_saphyr::Error) -> String {
+    use serde_saphyr::Error as Yaml;
+    match error.without_snippet() {
+        Yaml::SerdeUnknownField { field, expected, .. } => {
+            format!("unknown key `{}`; allowed here: {}", crate::escape::escape(field), expected.join(", "))
+        }
+        Yaml::SerdeMissingField { field, .. } => format!("`{field}` is missing"),
+        Yaml::DuplicateMappingKey { key, .. } => match key {
+            Some(key) => format!("the key `{}` is given twice", crate::escape::escape(key)),
+            None => "a key is given twice".to_owned(),
+        },
+        Yaml::NullIntoString { .. } => {
+            "a value is missing; leave the key out, or quote an empty text".to_owned()
+        }
+        Yaml::MergeKeyNotAllowed { .. } => "merge keys (`<<`) are not read; write the keys out".to_owned(),
+        Yaml::InvalidBooleanStrict { .. } => "expected `true` or `false`".to_owned(),
+        Yaml::Unexpected { expected: "sequence start", .. } => {
+            "expected a list; for one that matches nothing write `[]`, for none leave the key out".to_owned()
+        }
+        Yaml::Unexpected { expected: "mapping start", .. } => "expected keys with values".to_owned(),
+        Yaml::Unexpected { expected: "string scalar", .. } => "expected a text".to_owned(),
+        Yaml::Eof { .. } => "the text ends too early".to_owned(),
+        other => one_line(&other.render()),
+    }
+}
+
+/// Only the first line, and without the place: it counts from the start of the document, not of the file.
+fn one_line(text: &str) -> String {
+    let first = text.lines().find(|line| !line.trim().is_empty()).unwrap_or("not valid YAML");
+    let message = first.split(" at line ").next().unwrap_or(first);
+    crate::escape::escape(message.trim()).into_owned()
+}

@@ -1,0 +1,196 @@
+//! Files in, [`PolicySet`] out, or every mistake of every file.
+//!
+//! Whoever can change a policy file rules this node, so a file is read only when root or the reader owns it and nobody
+//! else can write to it, and only when it is a plain file of a plain size.
+
+use std::fs::{File, OpenOptions};
+use std::io::Read as _;
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+
+use super::error::{Excerpt, LoadError, LoadErrors, Problem};
+use super::gather::Gathered;
+use super::set::PolicySet;
+use super::stream;
+use super::warning::Warning;
+use crate::spiffe::TrustDomain;
+use crate::workload::Origin;
+
+/// The largest file that is read, in bytes.
+pub const MAX_FILE_BYTES: u64 = 1 << 20;
+/// The most files that are read from all directories together.
+pub const MAX_FILES: usize = 4096;
+
+/// Who may own the files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ownership {
+    /// Root or the user who reads, and nobody else may write: for files that will be in force.
+    Trusted,
+    /// Anybody: for looking at files that are not in force, as `policy check` does.
+    Anybody,
+}
+
+/// Reads all `.yaml` and `.yml` files of the directories, and the files given by name, for use on this node.
+pub fn load(paths: &[PathBuf], trust_domain: &TrustDomain) -> Result<PolicySet, LoadErrors> {
+    load_from(paths, trust_domain, Ownership::Trusted)
+}
+
+/// [`load`] with a choice of whose files are read.
+pub fn load_from(
+    paths: &[PathBuf],
+    trust_domain: &TrustDomain,
+    ownership: Ownership,
+) -> Result<PolicySet, LoadErrors> {
+    let mut gathered = Gathered::new(trust_domain);
+    let mut files = Vec::new();
+    for path in paths {
+        if let Err(problem) = list(path, &mut files, &mut gathered) {
+            gathered.errors.push(about(path, problem));
+        }
+    }
+    // Document order is by name, wherever the files came from; a file named twice is read once.
+    files.sort();
+    files.dedup();
+    if files.len() > MAX_FILES {
+        gathered.errors.push(about(&files[MAX_FILES], Problem::TooManyFiles));
+        files.truncate(MAX_FILES);
+    }
+    for file in &files {
+        match read(file, ownership) {
+            Ok(bytes) => read_text(file, &bytes, &mut gathered),
+            Err(problem) => gathered.errors.push(about(file, problem)),
+        }
+    }
+    gathered.finish(files.len())
+}
+
+/// Reads documents that are at hand as text. `file` is the name that places are given with.
+pub fn parse(file: &Path, text: &str, trust_domain: &TrustDomain) -> Result<PolicySet, LoadErrors> {
+    let mut gathered = Gathered::new(trust_domain);
+    read_text(file, text.as_bytes(), &mut gathered);
+    gathered.finish(1)
+}
+
+fn about(path: &Path, problem: Problem) -> LoadError {
+    LoadError { file: path.to_owned(), line: 0, column: 0, problem, excerpt: None }
+}
+
+/// Adds the files that a path means. A directory is not searched in depth; one that is found inside is pointed out.
+fn list(path: &Path, files: &mut Vec<PathBuf>, gathered: &mut Gathered<'_>) -> Result<(), Problem> {
+    let system = |action| move |source| Problem::System { action, source };
+    if !std::fs::metadata(path).map_err(system("open"))?.is_dir() {
+        files.push(path.to_owned());
+        return Ok(());
+    }
+    for entry in std::fs::read_dir(path).map_err(system("list"))? {
+        let entry = entry.map_err(system("list"))?;
+        let name = entry.file_name();
+        let hidden = name.as_encoded_bytes().starts_with(b".");
+        let is_yaml =
+            Path::new(&name).extension().is_some_and(|extension| extension == "yaml" || extension == "yml");
+        if is_yaml && !hidden {
+            files.push(entry.path());
+        } else if !hidden && entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            gathered.warnings.push(Warning {
+                origin: Origin { file: entry.path(), line: 0, column: 0 },
+                code: "directory-not-read",
+                text: "a directory inside a policy directory is not read".to_owned(),
+            });
+        }
+        if files.len() > MAX_FILES {
+            return Err(Problem::TooManyFiles);
+        }
+    }
+    Ok(())
+}
+
+/// The bytes of a file. Everything is asked of the open file, so that nobody can swap it between question and reading.
+fn read(path: &Path, ownership: Ownership) -> Result<Vec<u8>, Problem> {
+    // Without O_NONBLOCK, opening a pipe would wait for a writer for ever.
+    let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_NOCTTY;
+    let file = OpenOptions::new().read(true).custom_flags(flags).open(path).map_err(|source| {
+        if source.raw_os_error() == Some(libc::ELOOP) {
+            Problem::NotAFile("a symbolic link")
+        } else {
+            Problem::System { action: "open", source }
+        }
+    })?;
+    inspect(&file, ownership)?;
+    let mut bytes = Vec::new();
+    let source = file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes);
+    source.map_err(|source| Problem::System { action: "read", source })?;
+    if bytes.len() as u64 > MAX_FILE_BYTES {
+        return Err(Problem::TooLarge);
+    }
+    Ok(bytes)
+}
+
+fn inspect(file: &File, ownership: Ownership) -> Result<(), Problem> {
+    let metadata = file.metadata().map_err(|source| Problem::System { action: "open", source })?;
+    let kind = metadata.file_type();
+    if !kind.is_file() {
+        return Err(Problem::NotAFile(match kind {
+            kind if kind.is_dir() => "a directory",
+            kind if kind.is_fifo() => "a pipe",
+            kind if kind.is_socket() => "a socket",
+            _ => "a device",
+        }));
+    }
+    let reader = nix::unistd::geteuid().as_raw();
+    if ownership == Ownership::Trusted {
+        if metadata.uid() != 0 && metadata.uid() != reader {
+            return Err(Problem::Owner { owner: metadata.uid(), reader });
+        }
+        if metadata.mode() & 0o002 != 0 {
+            return Err(Problem::WorldWritable);
+        }
+    }
+    if metadata.len() > MAX_FILE_BYTES {
+        return Err(Problem::TooLarge);
+    }
+    Ok(())
+}
+
+/// Reads the documents of one file.
+fn read_text(file: &Path, bytes: &[u8], gathered: &mut Gathered<'_>) {
+    let text = match std::str::from_utf8(bytes) {
+        Ok(text) => text.strip_prefix('\u{feff}').unwrap_or(text),
+        Err(error) => {
+            let (line, column) = place(&bytes[..error.valid_up_to()]);
+            gathered.errors.push(LoadError { line, column, ..about(file, Problem::NotText) });
+            return;
+        }
+    };
+    if let Some(at) = text.find('\0') {
+        let (line, column) = place(&text.as_bytes()[..at]);
+        gathered.errors.push(LoadError { line, column, ..about(file, Problem::Nul) });
+        return;
+    }
+    for part in stream::documents(text) {
+        gathered.read(file, text, part);
+    }
+}
+
+/// The line and column that follow these bytes.
+fn place(before: &[u8]) -> (u32, u32) {
+    let lines = before.split(|byte| *byte == b'\n').count();
+    let line_start = before.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
+    let column = String::from_utf8_lossy(&before[line_start..]).chars().count();
+    (lines as u32, column as u32 + 1)
+}
+
+/// How many characters of a line are shown on either side of a mistake.
+const SHOWN_BEFORE: usize = 60;
+const SHOWN_AFTER: usize = 60;
+
+/// The line of a mistake, cut around it and made safe to print.
+pub(super) fn excerpt(text: &str, line: u32, column: u32) -> Option<Excerpt> {
+    let line = text.lines().nth(line.checked_sub(1)? as usize)?;
+    let at = column.saturating_sub(1) as usize;
+    let start = at.saturating_sub(SHOWN_BEFORE);
+    let before: String = line.chars().skip(start).take(at - start).collect();
+    let after: String = line.chars().skip(at).take(SHOWN_AFTER).collect();
+    let before = crate::escape::escape(&before).into_owned();
+    let text = format!("{before}{}", crate::escape::escape(&after));
+    Some(Excerpt { before: before.chars().count(), text })
+}

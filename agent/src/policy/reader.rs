@@ -1,0 +1,200 @@
+//! Reads one document: its shape first, then the small words and names that all kinds share.
+
+use std::path::Path;
+
+use serde::de::DeserializeOwned;
+use serde_saphyr::{Location, MergeKeyPolicy, Options};
+use waxseal_common::tables::Mode;
+
+use super::error::{GATHERED, LoadError, Problem, YamlProblem};
+use super::load::excerpt;
+use super::schema::{Document, LabelMap, MeshSpec, Named, NamespaceSpec, Text};
+use super::set::{Mesh, MeshPeer, Namespace, Refuse};
+use super::stream::Part;
+use crate::cidr::Cidr;
+use crate::escape::escape;
+use crate::workload::{Labels, Origin};
+
+/// The namespace of objects that name none.
+pub(super) const DEFAULT_NAMESPACE: &str = "default";
+const MAX_NAME: usize = 253;
+
+/// One document of one file, and the mistakes found in it.
+#[derive(Debug)]
+pub(super) struct Reader<'a> {
+    file: &'a Path,
+    text: &'a str,
+    part: Part<'a>,
+    /// A document with any mistake is refused with its whole set, so readers may go on with whatever they have.
+    pub(super) errors: Vec<LoadError>,
+}
+
+impl<'a> Reader<'a> {
+    pub(super) fn new(file: &'a Path, text: &'a str, part: Part<'a>) -> Self {
+        Self { file, text, part, errors: Vec::new() }
+    }
+
+    /// The document as a `T`.
+    pub(super) fn parse<T: DeserializeOwned>(&mut self) -> Option<T> {
+        match serde_saphyr::from_str_with_options(self.part.text, options()) {
+            Ok(document) => Some(document),
+            Err(error) => {
+                let problem = Problem::Yaml(YamlProblem::from(&error));
+                match error.location() {
+                    Some(location) => self.refuse(location, problem),
+                    None => self.refuse_line(self.part.lines_before + 1, 0, problem),
+                }
+            }
+        }
+    }
+
+    /// Where in the file a place in the document is.
+    pub(super) fn origin(&self, place: Location) -> Origin {
+        Origin {
+            file: self.file.to_owned(),
+            line: place.line() as u32 + self.part.lines_before,
+            column: place.column() as u32,
+        }
+    }
+
+    /// Notes a mistake. Always `None`, to be returned by whoever cannot go on.
+    pub(super) fn refuse<T>(&mut self, place: Location, problem: Problem) -> Option<T> {
+        let origin = self.origin(place);
+        self.refuse_line(origin.line, origin.column, problem)
+    }
+
+    /// [`Self::refuse`] for a place that is known already.
+    pub(super) fn refuse_at(&mut self, origin: &Origin, problem: Problem) {
+        let _none: Option<()> = self.refuse_line(origin.line, origin.column, problem);
+    }
+
+    fn refuse_line<T>(&mut self, line: u32, column: u32, problem: Problem) -> Option<T> {
+        if self.errors.len() >= GATHERED {
+            return None;
+        }
+        let excerpt = excerpt(self.text, line, column);
+        self.errors.push(LoadError { file: self.file.to_owned(), line, column, problem, excerpt });
+        None
+    }
+
+    /// A text that some type can read.
+    pub(super) fn parsed<T, E: Into<Problem>>(
+        &mut self,
+        text: &Text,
+        parse: impl FnOnce(&str) -> Result<T, E>,
+    ) -> Option<T> {
+        match parse(&text.value) {
+            Ok(value) => Some(value),
+            Err(problem) => self.refuse(text.referenced, problem.into()),
+        }
+    }
+
+    /// One word out of a few.
+    pub(super) fn word<T: Copy>(
+        &mut self,
+        text: &Text,
+        what: &'static str,
+        words: &[(&str, T)],
+    ) -> Option<T> {
+        if let Some((_, value)) = words.iter().find(|(word, _)| *word == text.value) {
+            return Some(*value);
+        }
+        let known = words.iter().map(|(word, _)| *word).collect::<Vec<_>>().join(", ");
+        self.refuse(text.referenced, Problem::Word { what, found: shown(text), known })
+    }
+
+    pub(super) fn mode(&mut self, text: Option<&Text>) -> Option<Mode> {
+        let modes = [Mode::Permissive, Mode::Audit, Mode::Enforce].map(|mode| (mode.as_str(), mode));
+        self.word(text?, "mode", &modes)
+    }
+
+    /// A name that can stand in a SPIFFE ID, in a file:line and on a terminal as it is.
+    pub(super) fn name(&mut self, text: &Text) -> Option<String> {
+        let name = text.value.as_str();
+        let plain = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte));
+        if plain && (1..=MAX_NAME).contains(&name.len()) && name != "." && name != ".." {
+            return Some(name.to_owned());
+        }
+        self.refuse(text.referenced, Problem::Name(shown(text)))
+    }
+
+    pub(super) fn namespace_name(&mut self, text: Option<&Text>) -> Option<String> {
+        match text {
+            Some(text) => self.name(text),
+            None => Some(DEFAULT_NAMESPACE.to_owned()),
+        }
+    }
+
+    pub(super) fn labels(&mut self, labels: &LabelMap) -> Labels {
+        let fits = |text: &str| text.len() <= MAX_NAME && !text.chars().any(char::is_control);
+        for (key, value) in &labels.value {
+            if key.is_empty() || !fits(key) || !fits(value) {
+                let shown = escape(&format!("{key}: {value}")).into_owned();
+                let _none: Option<()> = self.refuse(labels.referenced, Problem::Label(shown));
+            }
+        }
+        labels.value.clone()
+    }
+
+    pub(super) fn cidr(&mut self, text: &Text) -> Option<Cidr> {
+        self.parsed(text, str::parse::<Cidr>)
+    }
+
+    pub(super) fn namespace(&mut self, origin: Origin) -> Option<Namespace> {
+        let Document { metadata, spec, .. } = self.parse::<Document<Named, NamespaceSpec>>()?;
+        let NamespaceSpec { mode, default_deny, refuse } = spec;
+        let refusals = [("rst", Refuse::Rst), ("drop", Refuse::Drop)];
+        Some(Namespace {
+            name: self.name(&metadata.name)?,
+            mode: self.mode(mode.as_ref()),
+            default_deny: default_deny.unwrap_or(false),
+            refuse: refuse.and_then(|text| self.word(&text, "refusal", &refusals)).unwrap_or_default(),
+            origin,
+        })
+    }
+
+    pub(super) fn mesh(&mut self, origin: Origin) -> Option<Mesh> {
+        let Document { metadata, spec, .. } = self.parse::<Document<Named, MeshSpec>>()?;
+        let MeshSpec { cidrs, peers } = spec;
+        let peers = peers.unwrap_or_default().into_iter().filter_map(|peer| {
+            let cidr = self.cidr(&peer.cidr)?;
+            let via =
+                peer.via.and_then(|text| self.parsed(&text, |t| t.parse().map_err(|_source| address_of(t))));
+            Some(MeshPeer { cidr, via })
+        });
+        let peers = peers.collect();
+        let cidrs = cidrs.iter().filter_map(|text| self.cidr(text)).collect();
+        Some(Mesh { name: self.name(&metadata.name)?, cidrs, peers, origin })
+    }
+}
+
+fn address_of(text: &str) -> Problem {
+    Problem::Address(escape(text).into_owned())
+}
+
+/// A text as it may be shown.
+pub(super) fn shown(text: &Text) -> String {
+    escape(&text.value).into_owned()
+}
+
+/// Bounds for one document. A file is at most a megabyte, so these are about aliases that multiply and about depth.
+fn options() -> Options {
+    serde_saphyr::options! {
+        budget: serde_saphyr::budget! {
+            max_documents: 2,
+            max_depth: 32,
+            flow_nesting_limit: 32,
+            max_aliases: 1_000,
+            max_anchors: 1_000,
+        },
+        alias_limits: serde_saphyr::alias_limits! {
+            max_total_replayed_events: 100_000,
+            max_replay_stack_depth: 16,
+        },
+        merge_keys: MergeKeyPolicy::Error,
+        strict_booleans: true,
+        emit_comments: false,
+        reject_unsupported_tags: true,
+        with_snippet: false,
+    }
+}

@@ -1,0 +1,19 @@
+//! Tests of the whole language: what is refused, what is meant, and that tables and reference agree.
+
+mod differential;
+mod files;
+mod golden;
+mod meaning;
+mod mistakes;
+mod size;
+mod tools;
+mod update;
+mod world;
+
+use std::path::Path;
+
+use super::{LoadErrors, PolicySet, parse};
+
+fn read(text: &str) -> Result<PolicySet, LoadErrors> {
+    parse(Path::new("p.yaml"), text, &"a.org".parse().unwrap())
+}

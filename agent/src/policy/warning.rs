@@ -1,0 +1,24 @@
+//! What is not wrong, but what a person should look at.
+
+use std::fmt;
+
+use serde::Serialize;
+
+use crate::workload::Origin;
+
+/// Something that a person should look at. A set of documents with warnings is applied all the same.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Warning {
+    /// Where.
+    pub origin: Origin,
+    /// A stable word for the kind of warning, for filters.
+    pub code: &'static str,
+    /// One sentence for a person, foreign text escaped.
+    pub text: String,
+}
+
+impl fmt::Display for Warning {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {} [{}]", self.origin, self.text, self.code)
+    }
+}

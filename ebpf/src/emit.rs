@@ -1,0 +1,138 @@
+//! Tells the agent what was decided, and counts what could not be told.
+
+use aya_ebpf::bindings::{BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP};
+use waxseal_common::flow::{FlowEvent, Hook, Kind};
+use waxseal_common::ids::{Revision, protocol};
+use waxseal_common::state::{Connection, Counter};
+use waxseal_common::verdict::{Direction, Judgement, Verdict};
+
+use crate::case::Case;
+use crate::maps;
+
+/// How much may wait in the ring before the agent is woken although it drains by the clock.
+const WAKE_BYTES: u64 = 1 << 20;
+
+/// What an event says beside its connection.
+pub(crate) struct Telling {
+    pub(crate) revision: Revision,
+    pub(crate) judged: Judgement,
+    pub(crate) direction: Direction,
+    /// Those of [`FlowEvent`].
+    pub(crate) flags: u8,
+}
+
+/// A connection that was judged, from what the hook has gathered.
+#[inline(never)]
+pub(crate) fn case(case: &Case, telling: &Telling) -> u32 {
+    let Telling { revision, judged, direction, flags } = telling;
+    count(judged.verdict);
+    let denial = !judged.verdict.passes();
+    let reserved = if denial { maps::DENIALS.reserve(0) } else { maps::FLOWS.reserve(0) };
+    let Some(mut entry) = reserved else { return lost(denial) };
+    entry.write(FlowEvent {
+        at: case.at,
+        revision: *revision,
+        cookie: case.cookie,
+        cgroup: case.cgroup,
+        bytes_sent: 0,
+        bytes_received: 0,
+        duration: 0,
+        tuple: case.tuple,
+        source: case.source,
+        destination: case.destination,
+        rule: judged.rule,
+        netns: case.netns,
+        isn: case.sequence,
+        process: case.process,
+        port: case.tuple.destination_port,
+        kind: if denial { Kind::Denied as u8 } else { Kind::Opened as u8 },
+        verdict: judged.verdict as u8,
+        reason: judged.reason as u8,
+        direction: *direction as u8,
+        protocol: case.protocol,
+        hook: case.hook as u8,
+        flags: if case.sealed { *flags | FlowEvent::SEALED } else { *flags },
+        pad: [0; 7],
+    });
+    entry.submit(wake(denial));
+    1
+}
+
+/// What a record's event says beside the record itself.
+pub(crate) struct Chapter {
+    pub(crate) at: u64,
+    pub(crate) cookie: u64,
+    /// Bytes that the opener sent, and received.
+    pub(crate) sent: u64,
+    pub(crate) received: u64,
+    pub(crate) kind: Kind,
+    pub(crate) hook: Hook,
+    /// Those of [`FlowEvent`].
+    pub(crate) flags: u8,
+}
+
+/// A connection's record as an event: it opened, it closed, or it is denied by a new policy.
+#[inline(never)]
+pub(crate) fn record(record: &Connection, chapter: &Chapter) -> u32 {
+    let Chapter { at, cookie, sent, received, kind, hook, flags } = chapter;
+    let denial = matches!(kind, Kind::Denied);
+    if !matches!(kind, Kind::Closed) {
+        count(Verdict::from_byte(record.verdict));
+    }
+    let reserved = if denial { maps::DENIALS.reserve(0) } else { maps::FLOWS.reserve(0) };
+    let Some(mut entry) = reserved else { return lost(denial) };
+    let opener = record.opener == 1;
+    let sealed = opener || record.peer.is_workload();
+    entry.write(FlowEvent {
+        at: *at,
+        revision: record.revision,
+        cookie: *cookie,
+        cgroup: record.cgroup,
+        bytes_sent: *sent,
+        bytes_received: *received,
+        duration: at.saturating_sub(record.opened),
+        tuple: record.tuple,
+        source: if opener { record.owner } else { record.peer },
+        destination: if opener { record.peer } else { record.owner },
+        rule: record.rule,
+        netns: record.netns,
+        isn: 0,
+        process: record.process,
+        port: record.port,
+        kind: *kind as u8,
+        verdict: record.verdict,
+        reason: record.reason,
+        direction: if opener { Direction::Egress as u8 } else { Direction::Ingress as u8 },
+        protocol: protocol::TCP,
+        hook: *hook as u8,
+        flags: if sealed { *flags | FlowEvent::SEALED } else { *flags },
+        pad: [0; 7],
+    });
+    entry.submit(wake(denial));
+    1
+}
+
+#[inline(always)]
+fn count(verdict: Verdict) {
+    maps::count(match verdict {
+        Verdict::Allow | Verdict::Defer => Counter::Allowed,
+        Verdict::WouldDeny | Verdict::Audit => Counter::Reported,
+        Verdict::Deny => Counter::Denied,
+    });
+}
+
+#[inline(always)]
+fn lost(denial: bool) -> u32 {
+    maps::count(if denial { Counter::DenialsLost } else { Counter::FlowsLost });
+    0
+}
+
+/// Whether to wake the agent: for a denial the ring's own rule holds, since a caller may be waiting for the refusal. For
+/// another event never while the agent drains by the clock, unless much waits.
+#[inline(always)]
+fn wake(denial: bool) -> u64 {
+    if denial || !maps::polling() {
+        return 0;
+    }
+    u64::from(if maps::flows_waiting() > WAKE_BYTES { BPF_RB_FORCE_WAKEUP } else { BPF_RB_NO_WAKEUP })
+}

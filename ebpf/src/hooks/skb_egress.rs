@@ -1,0 +1,48 @@
+//! skb_egress: a packet leaves a socket. Datagrams and raw packets are judged here, in the sender's own system call and
+//! with the true owner; a denial is EPERM. TCP was judged at connect() and is judged again when the policy changes.
+
+use aya_ebpf::macros::cgroup_skb;
+use aya_ebpf::programs::SkBuffContext;
+use waxseal_common::flow::Hook;
+use waxseal_common::ids::protocol;
+use waxseal_common::state::Connection;
+use waxseal_common::verdict::Verdict;
+
+use super::skb_ingress::{DROP, PASS, RAW, again, older_than_we};
+use super::{stateless, udp};
+use crate::ctx::Packet;
+use crate::judge::Bench;
+use crate::maps;
+
+const ESTABLISHED: u32 = 1;
+
+#[cgroup_skb]
+pub(crate) fn skb_egress(ctx: SkBuffContext) -> i32 {
+    let packet = Packet(&ctx);
+    let Some(settings) = maps::settings() else { return DROP };
+    let cookie = packet.cookie();
+    if let Some(record) = maps::connection(cookie) {
+        if record.revision == settings.revision || record.stage == Connection::OPENING {
+            return if record.verdict == Verdict::Deny as u8 { DROP } else { PASS };
+        }
+        return again(&Bench::open(settings), cookie, record, Hook::SkbEgress);
+    }
+    unrecorded(&packet, &Bench::open(settings), cookie)
+}
+
+#[inline(always)]
+fn unrecorded(packet: &Packet<'_>, bench: &Bench, cookie: u64) -> i32 {
+    let Some(socket) = packet.socket() else { return PASS };
+    let owner = packet.owner();
+    let managed = owner.managed();
+    if socket.kind == RAW {
+        return if managed { stateless::egress(packet, bench, cookie, owner) } else { PASS };
+    }
+    match socket.protocol {
+        protocol::TCP if managed && socket.state == ESTABLISHED => older_than_we(bench, owner),
+        protocol::TCP => PASS,
+        protocol::UDP => udp::egress(packet, bench, cookie, owner),
+        _ if managed => stateless::egress(packet, bench, cookie, owner),
+        _ => PASS,
+    }
+}

@@ -1,0 +1,252 @@
+//! skb_ingress: a packet has reached a socket. The listener's hook is where both ends are known; the opener's hook judges
+//! the answer. An established connection costs one look-up.
+
+use aya_ebpf::macros::cgroup_skb;
+use aya_ebpf::programs::SkBuffContext;
+use waxseal_common::flow::{FlowEvent, Hook, Kind};
+use waxseal_common::ids::{IdentityId, protocol};
+use waxseal_common::state::{Connection, Counter, Pending};
+use waxseal_common::tables::{Subject, Tables as _};
+use waxseal_common::verdict::{Direction, Judgement, Reason, Verdict};
+
+use super::sock_ops::keep;
+use super::{stateless, udp};
+use crate::case::{self, Case};
+use crate::ctx::{self, Packet};
+use crate::emit::{self, Chapter, Telling};
+use crate::judge::{AsOf, Bench};
+use crate::maps;
+use crate::owner::Owner;
+
+/// The packet goes on to the socket.
+pub(super) const PASS: i32 = 1;
+/// The packet is dropped.
+pub(super) const DROP: i32 = 0;
+
+const LISTENING: u32 = 10;
+const SYN_SENT: u32 = 2;
+pub(super) const RAW: u32 = 3;
+
+#[cgroup_skb]
+pub(crate) fn skb_ingress(ctx: SkBuffContext) -> i32 {
+    let packet = Packet(&ctx);
+    let Some(settings) = maps::settings() else { return DROP };
+    let cookie = packet.cookie();
+    if let Some(record) = maps::connection(cookie) {
+        if record.stage == Connection::OPEN && record.revision == settings.revision {
+            return if record.verdict == Verdict::Deny as u8 { DROP } else { PASS };
+        }
+        let bench = Bench::open(settings);
+        if record.stage == Connection::OPENING {
+            return answered(&packet, &bench, cookie, record);
+        }
+        return again(&bench, cookie, record, Hook::SkbIngress);
+    }
+    unrecorded(&packet, &Bench::open(settings), cookie)
+}
+
+/// An open connection under a policy that has changed since it was judged.
+#[inline(never)]
+pub(super) fn again(bench: &Bench, cookie: u64, record: &mut Connection, hook: Hook) -> i32 {
+    // The owner's identity may have changed with the policy.
+    if let Some(endpoint) = maps::endpoint(record.cgroup) {
+        record.owner = endpoint.identity;
+    }
+    let before = record.verdict;
+    let judged = bench.again(record);
+    keep(record, bench.revision, judged);
+    if judged.verdict.passes() {
+        return PASS;
+    }
+    if before != Verdict::Deny as u8 {
+        end(record, cookie, hook);
+    }
+    DROP
+}
+
+/// Tells the agent to end the socket.
+#[inline(always)]
+fn end(record: &Connection, cookie: u64, hook: Hook) {
+    let flags = FlowEvent::DESTROY;
+    emit::record(
+        record,
+        &Chapter { at: ctx::now(), cookie, sent: 0, received: 0, kind: Kind::Denied, hook, flags },
+    );
+}
+
+/// The answer to our SYN: who answers is known by now, or will never be.
+#[inline(never)]
+fn answered(packet: &Packet<'_>, bench: &Bench, cookie: u64, record: &mut Connection) -> i32 {
+    let mut case = Case::new(Hook::SkbIngress, cookie, record.cgroup, Owner::NOBODY);
+    if !case::read(packet, &mut case) {
+        return DROP;
+    }
+    if case.tcp().resets() {
+        return PASS;
+    }
+    let answered = record.flags & Connection::ANSWERED != 0;
+    if !answered {
+        record.peer = bench.stranger(&record.tuple.destination);
+    }
+    if !answered || record.revision != bench.revision {
+        let judged = bench.again(record);
+        keep(record, bench.revision, judged);
+    }
+    if record.verdict != Verdict::Deny as u8 {
+        record.stage = Connection::OPEN;
+        return PASS;
+    }
+    end(record, cookie, Hook::SkbIngress);
+    DROP
+}
+
+/// A socket without a record: a listener, a datagram or raw socket, somebody unmanaged, or a connection older than we.
+#[inline(always)]
+fn unrecorded(packet: &Packet<'_>, bench: &Bench, cookie: u64) -> i32 {
+    let Some(socket) = packet.socket() else { return PASS };
+    let owner = packet.owner();
+    let managed = owner.managed();
+    if socket.kind == RAW {
+        return if managed { stateless::ingress(packet, bench, cookie, owner) } else { PASS };
+    }
+    match socket.protocol {
+        protocol::TCP if socket.state == LISTENING => listener(packet, bench, cookie, owner),
+        protocol::TCP if !managed => PASS,
+        protocol::TCP if socket.state == SYN_SENT => DROP,
+        protocol::TCP => older_than_we(bench, owner),
+        protocol::UDP => udp::ingress(packet, bench, cookie, owner),
+        _ if managed => stateless::ingress(packet, bench, cookie, owner),
+        _ => PASS,
+    }
+}
+
+/// An established connection that has no record: it is older than the programs, or its table was full. It passes for a
+/// short grace after the first start and is cut then.
+#[inline(never)]
+pub(super) fn older_than_we(bench: &Bench, owner: Owner) -> i32 {
+    if ctx::now() < bench.grace_until || !bound(bench, owner) {
+        return PASS;
+    }
+    maps::count(Counter::NoRecord);
+    if bench.refuse(owner.identity(), Reason::NoRecord).verdict.passes() { PASS } else { DROP }
+}
+
+/// Whether any policy binds the owner, so that an unrecorded connection could be one that it denies.
+#[inline(always)]
+fn bound(bench: &Bench, owner: Owner) -> bool {
+    owner.pending()
+        || AsOf(bench.revision).identity(owner.identity()).is_none_or(|row| {
+            row.ingress.set | row.egress.set != 0
+                || (row.ingress.flags | row.egress.flags) & Subject::DENY_BY_DEFAULT != 0
+        })
+}
+
+#[inline(never)]
+fn listener(packet: &Packet<'_>, bench: &Bench, cookie: u64, owner: Owner) -> i32 {
+    let managed = owner.managed();
+    let mut case = Case::new(Hook::SkbIngress, cookie, packet.cgroup(), owner);
+    if !case::read(packet, &mut case) || case.protocol != protocol::TCP {
+        if !managed {
+            return PASS;
+        }
+        maps::count(Counter::Unparsable);
+        return if bench.refuse(owner.identity(), Reason::Unparsable).verdict.passes() { PASS } else { DROP };
+    }
+    case.destination = owner.identity();
+    case.netns = packet.netns();
+    case.tuple.netns = case.netns;
+    if !case.tcp().opens() {
+        return if managed { later(bench, &mut case) } else { PASS };
+    }
+    let mac = case::read_seal(packet, &mut case);
+    if !managed && !case.source.is_workload() {
+        return PASS;
+    }
+    if !case.sealed {
+        case.source = bench.stranger(&case.tuple.source);
+    }
+    syn(bench, &mut case, mac)
+}
+
+/// A SYN at its listener: the one place where both ends are known, so both are judged here.
+#[inline(always)]
+fn syn(bench: &Bench, case: &mut Case, mac: u64) -> i32 {
+    let opener_cookie = if mac == 0 { 0 } else { maps::opening(mac).unwrap_or(0) };
+    let opener = if opener_cookie == 0 { None } else { maps::connection(opener_cookie) };
+    let egress = if case.source.is_workload() {
+        match &opener {
+            Some(opener) => bench.egress(case, &opener.tuple.destination),
+            None => bench.egress(case, &case.tuple.destination),
+        }
+    } else {
+        Judgement::without_rule(Verdict::Allow, Reason::NotAWorkload)
+    };
+    let ingress = bench.ingress(case);
+    let (direction, mut judged) = stricter(egress, ingress);
+    if judged.verdict.passes() && case.sealed && case.destination.is_workload() {
+        let pending = Pending {
+            at: case.at,
+            revision: bench.revision,
+            opener: opener_cookie,
+            source: case.source,
+            rule: judged.rule,
+            verdict: judged.verdict as u8,
+            reason: judged.reason as u8,
+            pad: [0; 6],
+        };
+        if maps::PENDING.insert(case.tuple, &pending, maps::REPLACE).is_err() {
+            maps::count(Counter::TableFull);
+            judged = bench.refuse(case.destination, Reason::TableFull);
+        }
+    }
+    if let Some(opener) = opener {
+        opener.peer = case.destination;
+        opener.port = case.tuple.destination_port;
+        opener.flags |= Connection::ANSWERED;
+        keep(opener, bench.revision, judged);
+        case.process = opener.process;
+    }
+    if judged.verdict.passes() {
+        return PASS;
+    }
+    let silent = matches!(direction, Direction::Ingress) && refuses_silently(bench, case.destination);
+    let flags = if silent { 0 } else { FlowEvent::REFUSE };
+    emit::case(case, &Telling { revision: bench.revision, judged, direction, flags });
+    DROP
+}
+
+/// Whether the namespace of the workload wants its callers left in the dark.
+#[inline(never)]
+fn refuses_silently(bench: &Bench, identity: IdentityId) -> bool {
+    AsOf(bench.revision)
+        .subject(identity, Direction::Ingress)
+        .is_some_and(|subject| subject.has(Subject::REFUSE_SILENTLY))
+}
+
+/// Of the two ends' judgements the stricter one, and whose it is; of two allows the one that a rule made, so that the
+/// line names it.
+#[inline(always)]
+pub(super) fn stricter(egress: Judgement, ingress: Judgement) -> (Direction, Judgement) {
+    let inward = ingress.verdict as u8 > egress.verdict as u8
+        || (egress.verdict as u8 == Verdict::Allow as u8 && ingress.reason as u8 == Reason::AllowRule as u8);
+    if inward { (Direction::Ingress, ingress) } else { (Direction::Egress, egress) }
+}
+
+/// A segment at the listener that opens nothing: the ACK that completes a handshake, or one that pretends to (SYN
+/// cookies make the kernel believe it). Only an allowed SYN, or a source that needs no seal, may complete.
+#[inline(always)]
+fn later(bench: &Bench, case: &mut Case) -> i32 {
+    match maps::pending(&case.tuple) {
+        Some(pending) if pending.revision == bench.revision && pending.verdict != Verdict::Deny as u8 => {
+            return PASS;
+        }
+        Some(pending) => case.source = pending.source,
+        None => case.source = bench.stranger(&case.tuple.source),
+    }
+    if bench.ingress(case).verdict.passes() {
+        return PASS;
+    }
+    // No event: nobody has proven anything, and a flood of these must not hide the denials that matter.
+    maps::count(Counter::NoRecord);
+    DROP
+}

@@ -1,0 +1,235 @@
+//! sock_ops: writes the seal into the SYN, keeps the record of each connection, and tells when it opens and closes.
+
+use aya_ebpf::macros::sock_ops as program;
+use aya_ebpf::programs::SockOpsContext;
+use waxseal_common::flow::{Hook, Kind};
+use waxseal_common::ids::{CgroupId, IdentityId, NetnsId, Revision};
+use waxseal_common::seal::{OPTION_LENGTH, seal};
+use waxseal_common::state::{Connection, Counter};
+
+use crate::ctx::{self, Callback};
+use crate::emit::{self, Chapter};
+use crate::judge::Bench;
+use crate::maps;
+use crate::owner::{self, Owner};
+
+// Callbacks (include/uapi/linux/bpf.h, BPF_SOCK_OPS_*).
+const CONNECT: u32 = 3;
+const OPENED: u32 = 4;
+const ACCEPTED: u32 = 5;
+const STATE: u32 = 10;
+const OPTION_LENGTH_ASKED: u32 = 14;
+const OPTION_WRITE: u32 = 15;
+// What to be called for (BPF_SOCK_OPS_*_CB_FLAG).
+const CALL_ON_STATE: u32 = 1 << 2;
+const CALL_ON_WRITE: u32 = 1 << 6;
+const STATE_CLOSED: u32 = 7;
+/// The return value says nothing here; callbacks with an answer give it through the context.
+const DONE: u32 = 1;
+
+#[program]
+pub(crate) fn sock_ops(ctx: SockOpsContext) -> u32 {
+    let callback = Callback(&ctx);
+    match callback.op() {
+        CONNECT => connect(&callback),
+        OPTION_LENGTH_ASKED => reserve(&callback),
+        OPTION_WRITE => write(&callback),
+        OPENED => opened(&callback),
+        ACCEPTED => accepted(&callback),
+        STATE if callback.new_state() == STATE_CLOSED => closed(&callback),
+        _ => DONE,
+    }
+}
+
+/// The SYN is about to be made: a workload gets a record, and whoever can be named gets a seal, where one can matter.
+#[inline(never)]
+fn connect(callback: &Callback<'_>) -> u32 {
+    let Some(settings) = maps::settings() else { return DONE };
+    let bench = Bench::open(settings);
+    let owner = owner::of_socket(callback.sock());
+    if owner.identity() == IdentityId::UNKNOWN {
+        return DONE;
+    }
+    let mut record =
+        Connection { revision: bench.revision, stage: Connection::OPENING, opener: 1, ..empty() };
+    callback.read_opened(&mut record.tuple);
+    let mut flags = if bench.may_be_ours(&record.tuple.destination) { CALL_ON_WRITE } else { 0 };
+    if owner.identity().is_workload() {
+        let cookie = callback.cookie();
+        own(&mut record, callback, owner);
+        record.process = maps::opener(cookie);
+        record.port = record.tuple.destination_port;
+        // Without a record the answer to the SYN is denied: full means refused, not forgotten.
+        if maps::CONNECTIONS.insert(cookie, &record, maps::REPLACE).is_err() {
+            maps::count(Counter::TableFull);
+        }
+        flags |= CALL_ON_STATE;
+    }
+    if flags != 0 {
+        callback.ask_for(flags);
+    }
+    DONE
+}
+
+#[inline(always)]
+fn empty() -> Connection {
+    Connection { opened: ctx::now(), ..Connection::default() }
+}
+
+#[inline(always)]
+fn own(record: &mut Connection, callback: &Callback<'_>, owner: Owner) {
+    let sock = callback.sock();
+    record.cgroup = CgroupId(sock.directory().id());
+    record.owner = owner.identity();
+    record.netns = NetnsId(sock.netns());
+}
+
+#[inline(always)]
+fn opens(callback: &Callback<'_>) -> bool {
+    callback.segment_flags() & 0x12 == 0x02
+}
+
+#[inline(always)]
+fn reserve(callback: &Callback<'_>) -> u32 {
+    if opens(callback) && !callback.reserve(u32::from(OPTION_LENGTH)) {
+        maps::count(Counter::SealNoRoom);
+    }
+    DONE
+}
+
+/// Seals the SYN. Runs again for each retransmission, with the same sequence number and perhaps another minute.
+#[inline(never)]
+fn write(callback: &Callback<'_>) -> u32 {
+    if !opens(callback) {
+        return DONE;
+    }
+    let Some(key) = maps::seal_key() else { return DONE };
+    let Some(isn) = callback.sequence() else { return DONE };
+    let cookie = callback.cookie();
+    let record = maps::connection(cookie);
+    let identity = match &record {
+        Some(record) => record.owner,
+        None => owner::of_socket(callback.sock()).identity(),
+    };
+    let (option, mac) = seal(key, identity, isn, ctx::now());
+    if !callback.write(&option) {
+        maps::count(Counter::SealNoRoom);
+        return DONE;
+    }
+    maps::count(Counter::Sealed);
+    if let Some(record) = record {
+        if record.seal != mac {
+            forget_opening(record);
+            record.seal = mac;
+            // Should this fail, the listener's hook does without the process's name and the SYN-ACK judges again.
+            let _ = maps::OPENINGS.insert(mac, cookie, maps::REPLACE);
+        }
+    }
+    DONE
+}
+
+#[inline(always)]
+fn forget_opening(record: &mut Connection) {
+    if record.seal != 0 {
+        let _ = maps::OPENINGS.remove(record.seal);
+        record.seal = 0;
+    }
+}
+
+/// Established at the opener; skb_ingress has judged the SYN-ACK.
+#[inline(never)]
+fn opened(callback: &Callback<'_>) -> u32 {
+    let cookie = callback.cookie();
+    let Some(record) = maps::connection(cookie) else {
+        callback.ask_for(0);
+        return DONE;
+    };
+    callback.ask_for(CALL_ON_STATE);
+    forget_opening(record);
+    tell(record, cookie, Kind::Opened, 0, 0);
+    DONE
+}
+
+#[inline(always)]
+fn tell(record: &Connection, cookie: u64, kind: Kind, sent: u64, received: u64) {
+    emit::record(
+        record,
+        &Chapter { at: ctx::now(), cookie, sent, received, kind, hook: Hook::SockOps, flags: 0 },
+    );
+}
+
+/// Established at the acceptor: what the SYN proved becomes the new socket's record.
+#[inline(never)]
+fn accepted(callback: &Callback<'_>) -> u32 {
+    let owner = owner::of_socket(callback.sock());
+    if !owner.identity().is_workload() {
+        return DONE;
+    }
+    let cookie = callback.cookie();
+    let mut record = Connection { stage: Connection::OPEN, ..empty() };
+    own(&mut record, callback, owner);
+    callback.read_accepted(&mut record.tuple);
+    record.tuple.netns = record.netns;
+    record.port = record.tuple.destination_port;
+    let proven = prove(&mut record);
+    if maps::CONNECTIONS.insert(cookie, &record, maps::REPLACE).is_err() {
+        maps::count(Counter::TableFull);
+        return DONE;
+    }
+    callback.ask_for(CALL_ON_STATE);
+    // An opener on this node tells of the connection itself; two lines for one help nobody.
+    if !proven {
+        tell(&record, cookie, Kind::Opened, 0, 0);
+    }
+    DONE
+}
+
+/// Takes over what the listener's hook has found out about the SYN, or judges a source that showed no seal. `true` when
+/// the opener is a workload of this node.
+#[inline(always)]
+fn prove(record: &mut Connection) -> bool {
+    let Some(pending) = maps::pending(&record.tuple) else {
+        let Some(settings) = maps::settings() else { return false };
+        let bench = Bench::open(settings);
+        record.peer = bench.stranger(&record.tuple.source);
+        let judged = bench.again(record);
+        keep(record, bench.revision, judged);
+        return false;
+    };
+    record.revision = pending.revision;
+    record.peer = pending.source;
+    record.verdict = pending.verdict;
+    record.reason = pending.reason;
+    record.rule = pending.rule;
+    let local = pending.opener != 0;
+    record.flags = if local { Connection::ANSWERED } else { 0 };
+    let _ = maps::PENDING.remove(record.tuple);
+    local
+}
+
+/// Writes a judgement into a record.
+#[inline(always)]
+pub(super) fn keep(record: &mut Connection, revision: Revision, judged: waxseal_common::verdict::Judgement) {
+    record.revision = revision;
+    record.verdict = judged.verdict as u8;
+    record.reason = judged.reason as u8;
+    record.rule = judged.rule;
+}
+
+/// The socket is gone.
+#[inline(never)]
+fn closed(callback: &Callback<'_>) -> u32 {
+    let cookie = callback.cookie();
+    let Some(record) = maps::connection(cookie) else { return DONE };
+    forget_opening(record);
+    let opener = record.opener == 1;
+    let tells =
+        if opener { record.stage == Connection::OPEN } else { record.flags & Connection::ANSWERED == 0 };
+    if tells {
+        let (acknowledged, received) = callback.bytes();
+        let (sent, received) = if opener { (acknowledged, received) } else { (received, acknowledged) };
+        tell(record, cookie, Kind::Closed, sent, received);
+    }
+    let _ = maps::CONNECTIONS.remove(cookie);
+    DONE
+}

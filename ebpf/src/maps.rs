@@ -1,0 +1,214 @@
+//! Every map, and the functions that read and write them safely.
+
+use aya_ebpf::bindings::{BPF_ANY, BPF_F_NO_PREALLOC, BPF_RB_AVAIL_DATA};
+use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf};
+use aya_ebpf::helpers::generated::bpf_ringbuf_query;
+use aya_ebpf::macros::btf_map;
+use aya_ebpf::maps::lpm_trie::Key;
+use waxseal_common::address::Address;
+use waxseal_common::flow::{CgroupEvent, FlowEvent};
+use waxseal_common::ids::{CgroupId, IdentityId};
+use waxseal_common::seal::SealKey;
+use waxseal_common::state::{
+    Connection, Counter, Endpoint, Keys, Opener, Pending, Process, Settings, Tuple, UdpFlow,
+};
+use waxseal_common::tables::{AddressEntry, IdentityEntry, PortSet, RowEntry, RowKey};
+
+/// Memory is taken as entries are made: a quiet host pays for what it uses.
+const LAZY: usize = BPF_F_NO_PREALLOC as usize;
+
+// The sizes here are the smallest that make sense; the agent sets the real ones before loading.
+#[btf_map]
+pub(crate) static SETTINGS: Array<Settings, 1> = Array::new();
+#[btf_map]
+pub(crate) static KEYS: Array<Keys, 1> = Array::new();
+#[btf_map]
+pub(crate) static ENDPOINTS: HashMap<CgroupId, Endpoint, 65536, LAZY> = HashMap::new();
+#[btf_map]
+pub(crate) static IDENTITIES: HashMap<IdentityId, IdentityEntry, 16384, LAZY> = HashMap::new();
+#[btf_map]
+pub(crate) static ADDRESSES: LpmTrie<[u8; 16], AddressEntry, 16384> = LpmTrie::new();
+#[btf_map]
+pub(crate) static ROWS: HashMap<RowKey, RowEntry, 262_144, LAZY> = HashMap::new();
+#[btf_map]
+pub(crate) static PORT_SETS: HashMap<u32, PortSet, 65536, LAZY> = HashMap::new();
+#[btf_map]
+pub(crate) static CONNECTIONS: HashMap<u64, Connection, 262_144, LAZY> = HashMap::new();
+/// The MAC of a seal to the cookie of the socket that sent it, while the connection opens.
+#[btf_map]
+pub(crate) static OPENINGS: HashMap<u64, u64, 65536, LAZY> = HashMap::new();
+#[btf_map]
+pub(crate) static PENDING: HashMap<Tuple, Pending, 65536, LAZY> = HashMap::new();
+#[btf_map]
+pub(crate) static UDP_FLOWS: HashMap<Tuple, UdpFlow, 262_144, LAZY> = HashMap::new();
+/// Datagrams from sources without identity: all that a flood of them can push out is each other.
+#[btf_map]
+pub(crate) static UDP_UNSEALED: LruHashMap<Tuple, UdpFlow, 65536> = LruHashMap::new();
+/// Names for the tap, by socket cookie. Losing one costs a name, never a verdict.
+#[btf_map]
+pub(crate) static UDP_OPENERS: LruHashMap<u64, Process, 16384> = LruHashMap::new();
+#[btf_map]
+pub(crate) static OPENER: PerCpuArray<Opener, 1> = PerCpuArray::new();
+/// Where a pointer becomes a number.
+#[btf_map]
+pub(crate) static SCRATCH: PerCpuArray<u64, 1> = PerCpuArray::new();
+#[btf_map]
+pub(crate) static COUNTERS: PerCpuArray<u64, { Counter::COUNT as usize }> = PerCpuArray::new();
+#[btf_map]
+pub(crate) static FLOWS: RingBuf<FlowEvent, 4_194_304> = RingBuf::new();
+#[btf_map]
+pub(crate) static DENIALS: RingBuf<FlowEvent, 1_048_576> = RingBuf::new();
+#[btf_map]
+pub(crate) static CGROUPS: RingBuf<CgroupEvent, 262_144> = RingBuf::new();
+
+/// 1 while the agent drains the flow ring by the clock, so that programs need not wake it.
+#[btf_map]
+pub(crate) static POLLING: Array<u32, 1> = Array::new();
+
+/// Whether the agent drains the flow ring by the clock.
+#[inline(always)]
+pub(crate) fn polling() -> bool {
+    POLLING.get(0).is_some_and(|polling| *polling == 1)
+}
+
+/// The settings. The map has exactly one entry, so this is always there; the verifier wants to see it checked.
+#[inline(always)]
+pub(crate) fn settings() -> Option<&'static Settings> {
+    SETTINGS.get(0)
+}
+
+/// The seal's key.
+#[inline(always)]
+pub(crate) fn seal_key() -> Option<&'static SealKey> {
+    KEYS.get(0).map(|keys| &keys.seal)
+}
+
+/// What the agent knows of a cgroup.
+#[inline(always)]
+pub(crate) fn endpoint(cgroup: CgroupId) -> Option<Endpoint> {
+    // SAFETY: the value is copied out at once; entries are eight bytes and the agent replaces them whole.
+    unsafe { ENDPOINTS.get(cgroup) }.copied()
+}
+
+/// The identity's row, both versions.
+#[inline(always)]
+pub(crate) fn identity(identity: IdentityId) -> Option<&'static IdentityEntry> {
+    // SAFETY: memory of a removed entry stays readable until the program ends, and an entry is removed only a revision
+    // after the last reader could have found it.
+    unsafe { IDENTITIES.get(identity) }
+}
+
+/// The address's row, both versions.
+#[inline(always)]
+pub(crate) fn address(address: &Address) -> Option<&'static AddressEntry> {
+    ADDRESSES.get(&Key::new(128, address.0))
+}
+
+/// A row of the policy, both versions.
+#[inline(always)]
+pub(crate) fn row(key: &RowKey) -> Option<&'static RowEntry> {
+    // SAFETY: as for identities.
+    unsafe { ROWS.get(key) }
+}
+
+/// A port set. Immutable once written.
+#[inline(always)]
+pub(crate) fn port_set(set: u32) -> Option<&'static PortSet> {
+    // SAFETY: as for identities.
+    unsafe { PORT_SETS.get(set) }
+}
+
+/// A connection's record, to be changed in place. Each record is written by the hooks of one socket, and by its
+/// listener's hook while it opens; the fields are plain numbers of which a torn set is judged again.
+#[inline(always)]
+pub(crate) fn connection(cookie: u64) -> Option<&'static mut Connection> {
+    let record = CONNECTIONS.get_ptr_mut(cookie)?;
+    // SAFETY: the pointer comes from a look-up and stays valid until the program ends.
+    Some(unsafe { &mut *record })
+}
+
+/// A UDP flow, to be changed in place.
+#[inline(always)]
+pub(crate) fn udp_flow(tuple: &Tuple) -> Option<&'static mut UdpFlow> {
+    let flow = UDP_FLOWS.get_ptr_mut(tuple)?;
+    // SAFETY: as for connections.
+    Some(unsafe { &mut *flow })
+}
+
+/// A UDP flow of a source without identity.
+#[inline(always)]
+pub(crate) fn udp_unsealed(tuple: &Tuple) -> Option<&'static mut UdpFlow> {
+    let flow = UDP_UNSEALED.get_ptr_mut(tuple)?;
+    // SAFETY: as for connections.
+    Some(unsafe { &mut *flow })
+}
+
+/// An allowed SYN that waits for its ACK.
+#[inline(always)]
+pub(crate) fn pending(tuple: &Tuple) -> Option<Pending> {
+    // SAFETY: copied out at once.
+    unsafe { PENDING.get(tuple) }.copied()
+}
+
+/// The opener of the connection whose SYN carries this seal.
+#[inline(always)]
+pub(crate) fn opening(mac: u64) -> Option<u64> {
+    // SAFETY: copied out at once.
+    unsafe { OPENINGS.get(mac) }.copied()
+}
+
+/// Who used this datagram socket last.
+#[inline(always)]
+pub(crate) fn udp_opener(cookie: u64) -> Process {
+    // SAFETY: copied out at once.
+    unsafe { UDP_OPENERS.get(cookie) }.copied().unwrap_or_default()
+}
+
+/// Leaves the caller's name for the hooks that run later in the same system call.
+#[inline(always)]
+pub(crate) fn leave_opener(opener: &Opener) {
+    if let Some(slot) = OPENER.get_ptr_mut(0) {
+        // SAFETY: the slot belongs to this CPU; a hook that interrupts us reads another cookie and takes no name.
+        unsafe { *slot = *opener };
+    }
+}
+
+/// The name that connect() left for this socket.
+#[inline(always)]
+pub(crate) fn opener(cookie: u64) -> Process {
+    match OPENER.get(0) {
+        Some(opener) if opener.cookie == cookie => opener.process,
+        _ => Process::default(),
+    }
+}
+
+/// Bytes in the flow ring that the agent has not read.
+#[inline(always)]
+pub(crate) fn flows_waiting() -> u64 {
+    // SAFETY: the map lives as long as the program; the helper only reads its positions.
+    unsafe { bpf_ringbuf_query((&raw const FLOWS).cast_mut().cast(), u64::from(BPF_RB_AVAIL_DATA)) }
+}
+
+/// Counts one.
+#[inline(always)]
+pub(crate) fn count(counter: Counter) {
+    if let Some(value) = COUNTERS.get_ptr_mut(counter as u32) {
+        // SAFETY: the slot belongs to this CPU. A program that interrupts this one on the same CPU can cost one count.
+        unsafe { *value += 1 };
+    }
+}
+
+/// Turns a pointer that the verifier guards into a number that can be added to. Needs CAP_PERFMON, which loading
+/// these programs needs anyway.
+#[inline(always)]
+pub(crate) fn as_number<T>(pointer: *const T) -> u64 {
+    let Some(slot) = SCRATCH.get_ptr_mut(0) else { return 0 };
+    // SAFETY: the slot belongs to this CPU and is read back before anything else can run on it; were the program
+    // preempted here, a wrong number would lead to a failed or foreign read, and both are no identity.
+    unsafe { core::ptr::write_volatile(slot.cast::<*const T>(), pointer) };
+    // SAFETY: the slot is eight bytes long and initialised.
+    unsafe { core::ptr::read_volatile(slot) }
+}
+
+/// Stores with "insert or replace".
+pub(crate) const REPLACE: u64 = BPF_ANY as u64;

@@ -1,0 +1,269 @@
+//! An agent of its own for one test: its files, its life, its answers.
+
+use std::fmt::Write as _;
+use std::fs::{self, File};
+use std::io::{self, Write as _};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::thread;
+use std::time::Duration;
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::root;
+use crate::tap::Tap;
+
+/// How long an agent may take to start, or to obey.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// What differs from test to test in an agent's configuration.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings<'a> {
+    /// The node's default mode.
+    pub mode: &'a str,
+    /// How long older connections may live unrecorded.
+    pub grace: &'a str,
+    /// Further lines of configuration.
+    pub more: &'a str,
+}
+
+impl Default for Settings<'_> {
+    /// Everything is enforced; connections older than the agent have two seconds.
+    fn default() -> Self {
+        Self { mode: "enforce", grace: "2s", more: "" }
+    }
+}
+
+/// An agent. Dropping it ends it and removes its pins.
+#[derive(Debug)]
+pub struct Node {
+    instance: String,
+    directory: TempDir,
+    child: Option<Child>,
+    installed: bool,
+}
+
+impl Node {
+    /// An agent for the cgroups below a directory; not started yet.
+    pub fn new(cgroup_root: &Path, settings: Settings<'_>) -> Self {
+        root::require();
+        let instance = root::unique("node");
+        let directory = tempfile::Builder::new().prefix("wxt-").tempdir().expect("a temporary directory");
+        let at = directory.path().display();
+        let Settings { mode, grace, more } = settings;
+        let mut text = format!("instance: {instance}\ncgroup_root: {}\n", cgroup_root.display());
+        for key in ["policies", "state", "runtime"] {
+            let _ = writeln!(text, "{key}: {at}/{key}");
+        }
+        let _ = write!(text, "mode: {mode}\ngrace: {grace}\nlog: debug\n{more}");
+        write_private(&directory.path().join("agent.yaml"), &text);
+        fs::create_dir(directory.path().join("policies")).expect("a directory for policies");
+        Self { instance, directory, child: None, installed: false }
+    }
+
+    /// The name of this agent.
+    pub fn instance(&self) -> &str {
+        &self.instance
+    }
+
+    /// A file or directory of this agent: `policies`, `state`, `runtime`, `agent.yaml`, `agent.log`.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    /// Where its maps, programs and links are pinned.
+    pub fn pins(&self) -> PathBuf {
+        Path::new("/sys/fs/bpf/waxseal").join(&self.instance)
+    }
+
+    /// The process number of the running agent.
+    pub fn pid(&self) -> u32 {
+        self.child.as_ref().expect("the agent was started").id()
+    }
+
+    /// A command of `waxseal` for this agent.
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(root::program("waxseal"));
+        command.args(arguments).arg("--config").arg(self.path("agent.yaml")).stdin(Stdio::null());
+        command
+    }
+
+    /// Runs a command to its end.
+    pub fn output(&self, arguments: &[&str]) -> Output {
+        self.command(arguments).output().expect("waxseal runs")
+    }
+
+    /// Runs a command that must succeed and reads its answer as JSON.
+    pub fn json(&self, arguments: &[&str]) -> Value {
+        let output = self.output(&[arguments, &["-o", "json"]].concat());
+        assert!(
+            output.status.success(),
+            "waxseal {}: {}\n{}",
+            arguments.join(" "),
+            output.status,
+            String::from_utf8_lossy(&output.stderr)
+        );
+        serde_json::from_slice(&output.stdout)
+            .unwrap_or_else(|error| panic!("waxseal {}: {error}", arguments.join(" ")))
+    }
+
+    /// Starts the agent and waits until it answers.
+    pub fn start(&mut self) {
+        self.launch();
+        root::wait("the agent answers", PATIENCE, || {
+            if let Some(status) = self.child.as_mut().and_then(|child| child.try_wait().ok().flatten()) {
+                panic!("the agent ended at once: {status}\n{}", self.log());
+            }
+            self.output(&["status", "-o", "json"]).status.success().then_some(())
+        });
+    }
+
+    /// Starts the agent and does not wait.
+    pub fn launch(&mut self) {
+        let log = File::options().create(true).append(true).open(self.path("agent.log")).expect("a log file");
+        let error_log = log.try_clone().expect("the log file is open");
+        let child = self.command(&["agent"]).stdout(log).stderr(error_log).spawn().expect("waxseal starts");
+        self.child = Some(child);
+        self.installed = true;
+    }
+
+    /// SIGKILL: no farewell.
+    pub fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+
+    /// SIGTERM, and waits for the end.
+    pub fn stop(&mut self) {
+        self.signal(nix::sys::signal::Signal::SIGTERM);
+        let mut child = self.child.take().expect("the agent was started");
+        root::wait("the agent stops", PATIENCE, || child.try_wait().ok().flatten());
+    }
+
+    /// Sends a signal to the running agent.
+    pub fn signal(&self, signal: nix::sys::signal::Signal) {
+        let pid = nix::unistd::Pid::from_raw(i32::try_from(self.pid()).expect("process numbers are small"));
+        nix::sys::signal::kill(pid, signal).expect("the agent is our child");
+    }
+
+    /// What the agent has logged.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.path("agent.log")).unwrap_or_default()
+    }
+
+    /// `waxseal status`.
+    pub fn status(&self) -> Value {
+        self.json(&["status"])
+    }
+
+    /// The policy revision in force.
+    pub fn revision(&self) -> u64 {
+        self.status()["revision"].as_u64().expect("status tells the revision")
+    }
+
+    /// What is wrong with the policy files on disk; `None` while they are in force.
+    pub fn policy_error(&self) -> Option<String> {
+        let status = self.status();
+        let errors = status["policy"]["failure"]["errors"].as_array()?;
+        let lines: Vec<&str> = errors.iter().filter_map(Value::as_str).collect();
+        Some(lines.join("\n"))
+    }
+
+    /// The cgroups that are no endpoint although somebody wants them to be.
+    pub fn unsettled(&self, path: &str) -> Option<Value> {
+        self.status()["unsettled"].as_array()?.iter().find(|endpoint| endpoint["path"] == path).cloned()
+    }
+
+    /// Puts a policy file in place, whole or not at all.
+    pub fn write(&self, name: &str, text: &str) {
+        let temporary = self.path("policies").join(format!(".{name}.new"));
+        write_private(&temporary, text);
+        fs::rename(&temporary, self.path("policies").join(name)).expect("a rename within one directory");
+    }
+
+    /// The revision with which the set of files in force came into force.
+    pub fn policy_revision(&self) -> u64 {
+        self.status()["policy"]["revision"].as_u64().expect("status tells the revision of the policies")
+    }
+
+    /// Puts a policy file in place and waits until it is in force.
+    pub fn apply(&self, name: &str, text: &str) {
+        let before = self.policy_revision();
+        self.write(name, text);
+        root::wait(&format!("the policies take effect:\n{text}"), PATIENCE, || {
+            if let Some(error) = self.policy_error() {
+                panic!("the agent refuses the policies: {error}\n{text}");
+            }
+            (self.policy_revision() > before).then_some(())
+        });
+    }
+
+    /// Puts a policy file in place and waits until the agent has refused it. Returns what it says.
+    pub fn apply_bad(&self, name: &str, text: &str) -> String {
+        self.write(name, text);
+        root::wait("the agent refuses the policies", PATIENCE, || self.policy_error())
+    }
+
+    /// The endpoint of a cgroup path.
+    pub fn endpoint(&self, path: &str) -> Option<Value> {
+        let list = self.json(&["endpoint", "list"]);
+        list.as_array()?.iter().find(|endpoint| endpoint["path"] == path).cloned()
+    }
+
+    /// Waits until a cgroup is an endpoint, and returns what the agent says of it.
+    pub fn await_endpoint(&self, path: &str) -> Value {
+        root::wait(&format!("an endpoint for {path}"), PATIENCE, || {
+            self.endpoint(path).filter(|endpoint| endpoint["state"] == "ready")
+        })
+    }
+
+    /// Follows what is said from now on.
+    pub fn tap(&self) -> Tap {
+        let before = self.tap_readers();
+        let tap = Tap::start(&mut self.command(&["tap", "-o", "json"]));
+        root::wait("the tap is attached", PATIENCE, || (self.tap_readers() > before).then_some(()));
+        tap
+    }
+
+    fn tap_readers(&self) -> u64 {
+        self.status()["taps"]["readers"].as_u64().expect("status tells the number of taps")
+    }
+
+    /// A counter from `waxseal status`.
+    pub fn counter(&self, name: &str) -> u64 {
+        self.status()["counters"][name].as_u64().unwrap_or_else(|| panic!("no counter {name}"))
+    }
+
+    /// Removes every pin. The agent must not run.
+    pub fn uninstall(&mut self) -> Output {
+        let output = self.output(&["uninstall"]);
+        self.installed = !output.status.success();
+        output
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        self.kill();
+        if thread::panicking() {
+            let log = self.log();
+            let tail: Vec<&str> = log.lines().rev().take(40).collect();
+            let tail: Vec<&str> = tail.into_iter().rev().collect();
+            let _ = writeln!(io::stderr(), "--- the end of {}'s log ---\n{}", self.instance, tail.join("\n"));
+        }
+        if self.installed {
+            let _ = self.output(&["uninstall"]);
+        }
+        let _ = fs::remove_dir_all(self.pins());
+    }
+}
+
+/// Writes a file that nobody else can change, as the agent demands.
+fn write_private(path: &Path, text: &str) {
+    fs::write(path, text).unwrap_or_else(|error| panic!("write {}: {error}", path.display()));
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600)).expect("our own file");
+}

@@ -1,0 +1,41 @@
+//! What enforcement costs: runs the committed benchmark on optimized builds.
+
+use std::ffi::OsString;
+use std::process::Command;
+
+use crate::place::Place;
+use crate::process::{attended, step};
+use crate::{build, privilege};
+
+/// Why root is needed.
+const WHY: &str = "the benchmark makes cgroups and loads kernel programs";
+
+/// Options of `cargo xtask bench`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Options {
+    /// Use what is built already. Set when this task starts itself again as root.
+    #[arg(long, hide = true)]
+    built: bool,
+    /// Handed to the benchmark.
+    #[arg(last = true)]
+    arguments: Vec<OsString>,
+}
+
+/// `cargo xtask bench`.
+pub(crate) fn run(place: &Place, options: &Options) -> anyhow::Result<()> {
+    privilege::must_be_possible(WHY)?;
+    if !options.built {
+        build::run(place, build::Profile::Release)?;
+        let mut command = Command::new("cargo");
+        command.current_dir(&place.root).args(["build", "--release", "--package", "waxseal-tests", "--bins"]);
+        step(place, "build-bench", "building the benchmark", &mut command)?;
+    }
+    let mut again = vec!["bench".to_owned(), "--built".to_owned(), "--".to_owned()];
+    again.extend(options.arguments.iter().map(|argument| argument.to_string_lossy().into_owned()));
+    let again: Vec<&str> = again.iter().map(String::as_str).collect();
+    if privilege::again_as_root(WHY, &again)? {
+        return Ok(());
+    }
+    let mut command = Command::new(place.binary("release", "waxseal-bench"));
+    attended(command.current_dir(&place.root).args(&options.arguments))
+}
