@@ -148,13 +148,22 @@ impl Versioned for IdentityEntry {
 pub struct AddressRow {
     /// Which of the CIDRs named by rules contain the address, as one number; 0 when none does.
     pub class: u32,
-    /// [`AddressRow::MESH`] or 0.
+    /// The bits below.
     pub flags: u32,
 }
 
 impl AddressRow {
     /// A workload may live at this address, here or on another node.
     pub const MESH: u32 = 1;
+
+    /// The address is one of this node's own, in some namespace.
+    pub const LOCAL: u32 = 2;
+
+    /// Whether the address is this node's own.
+    #[inline(always)]
+    pub const fn is_local(&self) -> bool {
+        self.flags & Self::LOCAL != 0
+    }
 
     /// Whether a workload may live at this address.
     #[inline(always)]

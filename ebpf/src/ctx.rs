@@ -103,7 +103,7 @@ impl Call<'_> {
     /// a wildcard listener says nothing about an address that may not be this namespace's own.
     #[inline(always)]
     pub(crate) fn listener(&self, destination: &Address, port: u16) -> Option<Listener> {
-        listener(self.0.as_ptr(), self.protocol(), destination, port)
+        listener(self.0.as_ptr(), self.protocol(), destination, port, false)
     }
 }
 
@@ -116,8 +116,15 @@ pub(crate) struct Listener {
 }
 
 #[inline(always)]
-fn listener(context: *mut c_void, protocol: u8, destination: &Address, port: u16) -> Option<Listener> {
-    let found = look_up(context, u32::from(protocol) << 16 | u32::from(port), destination);
+fn listener(
+    context: *mut c_void,
+    protocol: u8,
+    destination: &Address,
+    port: u16,
+    stays: bool,
+) -> Option<Listener> {
+    let what = u32::from(stays) << 24 | u32::from(protocol) << 16 | u32::from(port);
+    let found = look_up(context, what, destination);
     let listener = Listener { owner: Owner(found & !(FOUND | SHARED)), shared: found & SHARED != 0 };
     if found & FOUND == 0 { None } else { Some(listener) }
 }
@@ -126,11 +133,15 @@ fn listener(context: *mut c_void, protocol: u8, destination: &Address, port: u16
 const FOUND: u64 = 1 << 62;
 const SHARED: u64 = 1 << 63;
 
-/// A function of its own for the sake of the stack. `what` is the protocol and, in its lower half, the port.
+/// The first device of every namespace (RFC 1122 calls it loopback, Linux numbers it 1).
+const LOOPBACK_DEVICE: u32 = 1;
+
+/// A function of its own for the sake of the stack. `what` is the port, above it the protocol, and above that whether
+/// the destination is known to be an address of this namespace.
 #[inline(never)]
 fn look_up(context: *mut c_void, what: u32, destination: &Address) -> u64 {
     let port = u32::from((what as u16).to_be()) << 16;
-    let tcp = what >> 16 == u32::from(protocol::TCP);
+    let tcp = what >> 16 & 0xff == u32::from(protocol::TCP);
     let netns = u64::MAX; // BPF_F_CURRENT_NETNS: the one of the context's socket
     let words = words(destination);
     // bpf_sock_tuple: source address, destination address, source port, destination port. The last two are one word.
@@ -152,7 +163,7 @@ fn look_up(context: *mut c_void, what: u32, destination: &Address) -> u64 {
     if found.is_null() {
         return 0;
     }
-    let ours = destination.is_loopback() || bound_address(found, destination);
+    let ours = what >> 24 == 1 || destination.is_loopback() || bound_address(found, destination);
     let sock = Sock(maps::as_number(found));
     let owner = owner::of_socket(sock);
     let shared = if sock.shares_port() { SHARED } else { 0 };
@@ -391,7 +402,9 @@ impl Packet<'_> {
     /// The owner of the socket that would take this datagram in the same namespace, where that can be known.
     #[inline(always)]
     pub(crate) fn receiver(&self, destination: &Address, port: u16) -> Option<Listener> {
-        listener(self.as_ptr(), protocol::UDP, destination, port)
+        // What leaves through the loopback device stays in this namespace.
+        let stays = field!(self.raw(), ifindex) == LOOPBACK_DEVICE;
+        listener(self.as_ptr(), protocol::UDP, destination, port, stays)
     }
 }
 

@@ -49,6 +49,12 @@ impl Bench {
         AddressRow { class: packed as u32, flags: (packed >> 32) as u32 }
     }
 
+    /// Whether an address is this node's own.
+    #[inline(always)]
+    pub(crate) fn is_local(&self, address: &Address) -> bool {
+        address.is_loopback() || self.address(address).is_local()
+    }
+
     /// Whether a workload may live at an address.
     #[inline(always)]
     pub(crate) fn may_be_ours(&self, address: &Address) -> bool {

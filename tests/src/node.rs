@@ -211,7 +211,7 @@ impl Node {
     /// The endpoint of a cgroup path.
     pub fn endpoint(&self, path: &str) -> Option<Value> {
         let list = self.json(&["endpoint", "list"]);
-        list.as_array()?.iter().find(|endpoint| endpoint["path"] == path).cloned()
+        list["endpoints"].as_array()?.iter().find(|endpoint| endpoint["path"] == path).cloned()
     }
 
     /// Waits until a cgroup is an endpoint, and returns what the agent says of it.

@@ -273,7 +273,9 @@ fn identity_survives_translation_of_source_and_destination_inside_the_node() {
            chain post { type nat hook postrouting priority srcnat; oifname wire2 masquerade; }
            chain pre { type nat hook prerouting priority dstnat;
              iifname wire1 ip daddr 10.77.1.2 tcp dport 80 dnat ip to 10.77.2.2:8080;
-             iifname wire1 ip6 daddr fd77:1::2 tcp dport 80 dnat ip6 to [fd77:2::2]:8080; } }",
+             iifname wire1 ip6 daddr fd77:1::2 tcp dport 80 dnat ip6 to [fd77:2::2]:8080;
+           }
+         }",
     );
     let (stage, [mut checkout, mut batch, mut payments]) = Stage::new(
         "nat",

@@ -107,7 +107,7 @@ fn explain(common: &Common, arguments: Explain) -> anyhow::Result<Exit> {
     let invalid = |message: String| Ended { exit: Exit::Invalid, message };
     let set = policy::load_from(&files, &config.trust_domain, Ownership::Anybody)
         .map_err(|errors| invalid(errors.to_string()))?;
-    let defaults = NodeDefaults { mode: config.mode, mesh: config.mesh };
+    let defaults = NodeDefaults { mode: config.mode, mesh: config.mesh, local: Vec::new() };
     let identities = policy::expected_identities(&set);
     let explanation = policy::explain(&set, &identities, &defaults, &from, &to, &port)
         .map_err(|error| invalid(error.to_string()))?;

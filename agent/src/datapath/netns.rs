@@ -2,11 +2,13 @@
 
 use std::collections::HashMap;
 use std::fs::{self, File};
+use std::net::IpAddr;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use std::{io, thread};
 
+use nix::sys::socket::SockaddrStorage;
 use waxseal_common::ids::NetnsId;
 
 /// How long a namespace that is not used keeps its sockets: they hold it alive.
@@ -66,6 +68,17 @@ pub fn inside<T: Send>(namespace: &File, work: impl FnOnce() -> io::Result<T> + 
         });
         worker.join().unwrap_or_else(|_| Err(io::Error::other("the thread inside the namespace panicked")))
     })
+}
+
+/// The addresses of the interfaces in the calling thread's namespace.
+pub fn addresses() -> io::Result<Vec<IpAddr>> {
+    let interfaces = nix::ifaddrs::getifaddrs()?;
+    Ok(interfaces.filter_map(|interface| address(&interface.address?)).collect())
+}
+
+fn address(address: &SockaddrStorage) -> Option<IpAddr> {
+    let v4 = address.as_sockaddr_in().map(|v4| IpAddr::V4(v4.ip()));
+    v4.or_else(|| address.as_sockaddr_in6().map(|v6| IpAddr::V6(v6.ip())))
 }
 
 /// Sockets by namespace, opened when first needed and closed when idle.

@@ -1,12 +1,15 @@
 //! The control thread: the only one that changes identities, endpoints and policies.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use aya::maps::{MapData, RingBuf};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{MissedTickBehavior, interval};
+use waxseal_common::address::Address;
 use waxseal_common::flow::{CgroupChange, CgroupEvent, FlowEvent, Hook, Kind};
 use waxseal_common::ids::CgroupId;
 use waxseal_common::state::{Connection, Counter, Endpoint};
@@ -24,7 +27,7 @@ use crate::api::{Command, Hub, PolicyFailure, PolicyReport};
 use crate::attest::{Decision, Owner, ProcFacts};
 use crate::cgroup::{Cgroup, Tree};
 use crate::config::Config;
-use crate::datapath::{Kernel, monotonic};
+use crate::datapath::{Kernel, monotonic, netns};
 use crate::flows::{Time, enrich};
 use crate::identity::Registry;
 use crate::policy::{self, Compiled, Compiler, PolicySet};
@@ -48,6 +51,15 @@ pub(super) struct Shared {
     pub(super) refuse: Refuse,
 }
 
+/// The addresses of a namespace; of this process's own without one. What cannot be read has none.
+fn addresses_in(namespace: Option<&Path>) -> BTreeSet<Address> {
+    let found = match namespace {
+        None => netns::addresses(),
+        Some(path) => std::fs::File::open(path).and_then(|file| netns::inside(&file, netns::addresses)),
+    };
+    found.unwrap_or_default().into_iter().map(Address::from).collect()
+}
+
 /// All that only this thread changes.
 pub(super) struct Control {
     pub(super) config: Config,
@@ -64,11 +76,15 @@ pub(super) struct Control {
     pub(super) bound: BTreeMap<CgroupId, Endpoint>,
     /// Recorded connections whose end no program tells.
     pub(super) adopted: BTreeSet<u64>,
+    /// The addresses of this node, in every namespace in which a workload runs.
+    pub(super) local: BTreeSet<Address>,
     pub(super) policy: PolicyReport,
     pub(super) ceiling: Option<Ceiling>,
     pub(super) started: Instant,
     pub(super) shared: Shared,
     cgroups_lost: u64,
+    /// A process has entered a workload, perhaps with a namespace that nobody has looked into.
+    look_soon: bool,
 }
 
 impl Control {
@@ -88,10 +104,12 @@ impl Control {
             owners: BTreeMap::new(),
             bound: kernel.endpoints()?.into_iter().collect(),
             adopted: BTreeSet::new(),
+            local: BTreeSet::new(),
             policy: PolicyReport { directory: super::reports::shown(&config.policies), ..PolicyReport::default() },
             ceiling,
             started: Instant::now(),
             cgroups_lost: 0,
+            look_soon: false,
             config,
             tree,
             kernel,
@@ -101,7 +119,10 @@ impl Control {
         control.kernel.write_all(&pinned.settle)?;
         control.kernel.set_ceiling(control.ceiling.map_or(Mode::Enforce, |ceiling| ceiling.mode))?;
         control.scan()?;
+        control.local = control.local_addresses();
         control.first_set()?;
+        // Now it is known which namespaces workloads run in.
+        control.look_around();
         control.kernel.attach()?;
         // Directories that were made between the scan and the attaching of the hook that tells of them.
         control.rescan();
@@ -216,6 +237,35 @@ impl Control {
         if ticks.is_multiple_of(AGE_TICKS) {
             self.age();
         }
+        if self.look_soon || ticks.is_multiple_of(AGE_TICKS) {
+            self.look_soon = false;
+            self.look_around();
+        }
+    }
+
+    /// Learns the node's addresses anew. Towards them a SYN is sealed, and a destination may be a workload.
+    fn look_around(&mut self) {
+        let local = self.local_addresses();
+        if local != self.local {
+            self.local = local;
+            self.settle_cgroups(&BTreeSet::new());
+        }
+    }
+
+    fn local_addresses(&self) -> BTreeSet<Address> {
+        let mut found: BTreeSet<Address> = addresses_in(None);
+        let mut seen: BTreeSet<u64> = netns::own().map(|own| u64::from(own.0)).into_iter().collect();
+        let workloads = self.owners.iter().filter(|(_, owner)| matches!(owner, Owner::Workload(_)));
+        for cgroup in workloads.filter_map(|(id, _)| self.cgroups.get(id)) {
+            let members = self.tree.directory(&cgroup.path).join("cgroup.procs");
+            for pid in std::fs::read_to_string(members).unwrap_or_default().lines() {
+                let namespace = Path::new("/proc").join(pid).join("ns/net");
+                if std::fs::metadata(&namespace).is_ok_and(|meta| seen.insert(meta.ino())) {
+                    found.extend(addresses_in(Some(&namespace)));
+                }
+            }
+        }
+        found
     }
 
     fn age(&mut self) {
@@ -304,6 +354,9 @@ impl Control {
         let below = self.tree.directory(path).starts_with(self.tree.root());
         if !below || self.tree.id_of(path).ok() != Some(id) {
             return;
+        }
+        if event.kind == CgroupChange::Entered as u32 && matches!(self.owners.get(&id), Some(Owner::Workload(_))) {
+            self.look_soon = true;
         }
         if event.kind == CgroupChange::Made as u32 {
             self.cgroups.insert(id, Cgroup { id, path: path.to_owned() });

@@ -16,7 +16,7 @@ use crate::attest::{Decision, Owner};
 use crate::datapath::object::{HOOKS, Place};
 use crate::escape::escape;
 use crate::flows::Time;
-use crate::policy::{self, NodeDefaults, PolicySet};
+use crate::policy::{self, PolicySet};
 
 /// A path for the eye.
 pub(super) fn shown(path: &Path) -> String {
@@ -178,7 +178,7 @@ impl Control {
 
     /// By the documents in force, for every workload that they name, whether or not it runs.
     fn explain(&self, question: &Question) -> Result<ExplainReport, Failure> {
-        let defaults = NodeDefaults { mode: self.config.mode, mesh: self.config.mesh.clone() };
+        let defaults = self.defaults();
         let identities = policy::expected_identities(&self.set);
         let Question { from, to, port } = question;
         let explanation = policy::explain(&self.set, &identities, &defaults, from, to, port)

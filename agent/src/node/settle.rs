@@ -10,6 +10,7 @@ use waxseal_common::state::Endpoint;
 use super::adopt::Survey;
 use super::control::Control;
 use crate::attest::{Decision, Owner, assign_tree, attest, managed_slices};
+use crate::cidr::Cidr;
 use crate::datapath::CAPACITY;
 use crate::policy::{self, Compiled, NodeDefaults, PolicySet};
 use crate::{datapath, identity};
@@ -132,8 +133,14 @@ impl Control {
         })
     }
 
+    /// What holds where no document speaks.
+    pub(super) fn defaults(&self) -> NodeDefaults {
+        let local = self.local.iter().map(|address| Cidr::new(*address, 128)).collect();
+        NodeDefaults { mode: self.config.mode, mesh: self.config.mesh.clone(), local }
+    }
+
     fn compile(&mut self, set: &PolicySet) -> Result<Compiled, Error> {
-        let defaults = NodeDefaults { mode: self.config.mode, mesh: self.config.mesh.clone() };
+        let defaults = self.defaults();
         Ok(self.compiler.compile(set, &self.registry.all(), &defaults)?)
     }
 
@@ -143,7 +150,8 @@ impl Control {
         let plan = policy::plan(&self.compiled, &wanted, revision, &CAPACITY)?;
         if plan.prepare.is_empty() && revision.0 > 1 {
             self.compiled = wanted;
-            return Ok(());
+            // An agent that was killed in the middle may have left something.
+            return Ok(self.kernel.clean(&plan)?);
         }
         // Names first: an event under the new revision may come before the next line runs.
         self.shared.names.learn_identities(self.registry.all().iter());

@@ -142,7 +142,7 @@ impl CheckReport {
         self.files = set.files;
         self.warnings = lint(set);
         self.documents = documents(set);
-        let defaults = NodeDefaults { mode: Mode::Audit, mesh: Vec::new() };
+        let defaults = NodeDefaults { mode: Mode::Audit, mesh: Vec::new(), local: Vec::new() };
         let known = expected_identities(set);
         let compile = |identities: &[IdentityInfo]| Compiler::new(1).compile(set, identities, &defaults);
         match compile(&known).and_then(|compiled| {

@@ -106,6 +106,7 @@ impl Compiler {
         let peers = work.classify_identities(&prepared, identities)?;
         let mesh = set.mesh.as_ref().map_or(&defaults.mesh, |mesh| &mesh.cidrs);
         let places = work.classify_addresses(&prepared, mesh)?;
+        work.compiled.mark_local(&defaults.local);
         let mut rows = Rows { prepared: &prepared, peers: &peers, places: &places, sets: HashMap::new() };
         for (identity, bound) in identities.iter().zip(bindings.per_identity()) {
             let namespace = set.namespaces.get(&identity.namespace);

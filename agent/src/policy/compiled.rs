@@ -128,6 +128,15 @@ impl fmt::Display for Prefix {
 }
 
 impl Compiled {
+    /// Says of single addresses that they are this node's own.
+    pub(super) fn mark_local(&mut self, addresses: &[Cidr]) {
+        for prefix in addresses.iter().map(|cidr| Prefix::from(*cidr)) {
+            let AddressRow { class, flags } = self.covering(prefix).unwrap_or_default();
+            let row = AddressRow { class, flags: flags | AddressRow::MESH | AddressRow::LOCAL };
+            self.addresses.insert(prefix, row);
+        }
+    }
+
     /// What the tables say about an address: the row of the longest prefix that holds it.
     pub fn address(&self, address: Address) -> AddressRow {
         self.covering(Prefix { address, length: 128 }).unwrap_or_default()

@@ -36,6 +36,8 @@ pub struct NodeDefaults {
     pub mode: Mode,
     /// Where workloads may live, unless a `Mesh` document says so.
     pub mesh: Vec<Cidr>,
+    /// This node's own addresses: workloads live there whatever a `Mesh` document says.
+    pub local: Vec<Cidr>,
 }
 
 /// Who may talk to the workloads it selects, and to whom they may talk.

@@ -54,8 +54,8 @@ pub(super) fn egress(packet: &Packet<'_>, bench: &Bench, cookie: u64, owner: Own
         judged = bench.refuse(case.source, Reason::TableFull);
     }
     let passes = judged.verdict.passes();
-    // Towards a workload of this node the receiver's hook tells, for it knows both ends.
-    if passes && (case.destination.is_workload() || judged.verdict == Verdict::Defer) {
+    // Towards this node the receiver's hook tells, for it knows both ends.
+    if passes && case.destination != IdentityId::WORLD && bench.is_local(&case.tuple.destination) {
         return PASS;
     }
     case.netns = packet.netns();
@@ -73,7 +73,8 @@ fn judge(packet: &Packet<'_>, bench: &Bench, case: &mut Case) -> (Direction, Jud
     let row = bench.address(&case.tuple.destination);
     let peer = match packet.receiver(&case.tuple.destination, case.tuple.destination_port) {
         Some(receiver) if !receiver.shared => Peer::Known(receiver.owner.identity()),
-        None if !row.in_mesh() && !loopback => Peer::Known(IdentityId::WORLD),
+        // Nothing that a datagram brings back could tell later who has answered: elsewhere is a stranger.
+        None if !row.is_local() && !loopback => Peer::Known(bench.stranger(&case.tuple.destination)),
         _ => Peer::Unresolved,
     };
     let egress = bench.ask(&Question {

@@ -30,7 +30,7 @@ fn read(files: &[PathBuf]) -> PolicySet {
 fn compiled(file: &Path, all: &PolicySet) -> String {
     let set = read(&[file.to_owned()]);
     let identities = expected_identities(all);
-    let defaults = NodeDefaults { mode: Mode::Enforce, mesh: Vec::new() };
+    let defaults = NodeDefaults { mode: Mode::Enforce, mesh: Vec::new(), local: Vec::new() };
     let compiled = Compiler::new(1).compile(&set, &identities, &defaults).unwrap();
     compiled.to_text(&identities)
 }

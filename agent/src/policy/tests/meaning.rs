@@ -53,7 +53,8 @@ fn set(spec: &str) -> PolicySet {
 }
 
 fn compile(set: &PolicySet) -> Compiled {
-    let defaults = NodeDefaults { mode: Mode::Enforce, mesh: vec!["10.0.0.0/8".parse().unwrap()] };
+    let defaults =
+        NodeDefaults { mode: Mode::Enforce, mesh: vec!["10.0.0.0/8".parse().unwrap()], local: Vec::new() };
     Compiler::new(1).compile(set, &expected_identities(set), &defaults).unwrap()
 }
 
@@ -324,7 +325,7 @@ fn prefixes_that_say_nothing_new_are_left_out() {
 fn too_many_port_ranges_name_the_policies_that_meet() {
     let ports: Vec<String> = (0..65).map(|i| format!("{}/tcp", 1000 + 2 * i)).collect();
     let set = set(&format!("{{ ingress: [ {{ ports: [ {} ] }} ] }}", ports.join(", ")));
-    let defaults = NodeDefaults { mode: Mode::Enforce, mesh: vec![] };
+    let defaults = NodeDefaults { mode: Mode::Enforce, mesh: vec![], local: Vec::new() };
     let error = Compiler::new(1).compile(&set, &expected_identities(&set), &defaults).unwrap_err();
     let CompileError::TooManyRanges { policies, ranges, .. } = &error else { panic!("{error}") };
     assert_eq!((policies.as_slice(), *ranges), (["one/p".to_owned()].as_slice(), 65));

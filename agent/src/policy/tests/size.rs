@@ -81,7 +81,7 @@ fn ten_thousand_policies_and_a_thousand_identities_compile_in_seconds() {
             mode: None,
         })
         .collect();
-    let defaults = NodeDefaults { mode: Mode::Enforce, mesh: vec![] };
+    let defaults = NodeDefaults { mode: Mode::Enforce, mesh: vec![], local: Vec::new() };
     let started = Instant::now();
     let compiled = Compiler::new(1).compile(&set, &identities, &defaults).unwrap();
     let took = started.elapsed();

@@ -37,7 +37,8 @@ spec:
 ";
 
 fn explained(set: &PolicySet, from: &str, to: &str, port: &str) -> Result<String, ExplainError> {
-    let defaults = NodeDefaults { mode: Mode::Enforce, mesh: vec!["10.0.0.0/8".parse().unwrap()] };
+    let defaults =
+        NodeDefaults { mode: Mode::Enforce, mesh: vec!["10.0.0.0/8".parse().unwrap()], local: Vec::new() };
     explain(set, &expected_identities(set), &defaults, from, to, port)
         .map(|explanation| explanation.to_string())
 }

@@ -191,7 +191,7 @@ pub(crate) fn world(random: &mut Random) -> (PolicySet, Vec<IdentityInfo>, NodeD
         }
     }
     let mesh = random.up_to(3, |random| random.pick(&RANGES).parse().unwrap());
-    (set, identities(random), NodeDefaults { mode: random.pick(&MODES), mesh })
+    (set, identities(random), NodeDefaults { mode: random.pick(&MODES), mesh, local: Vec::new() })
 }
 
 fn identities(random: &mut Random) -> Vec<IdentityInfo> {
