@@ -104,15 +104,11 @@ pub(crate) fn read_seal(packet: &Packet<'_>, case: &mut Case) -> u64 {
         return 0;
     }
     let Some(key) = maps::seal_key() else { return 0 };
-    match verify(key, &option, case.sequence, case.at) {
-        Some(Sealed { identity, mac }) => {
-            case.source = identity;
-            case.sealed = true;
-            mac
-        }
-        None => {
-            maps::count(Counter::SealForged);
-            0
-        }
-    }
+    let Some(Sealed { identity, mac }) = verify(key, &option, case.sequence, case.at) else {
+        maps::count(Counter::SealForged);
+        return 0;
+    };
+    case.source = identity;
+    case.sealed = true;
+    mac
 }

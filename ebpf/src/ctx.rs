@@ -30,9 +30,9 @@ pub(crate) fn now() -> u64 {
 /// The process that runs the system call in hand.
 #[inline(always)]
 pub(crate) fn current_process() -> Process {
-    let mut process = Process::default();
     // SAFETY: takes nothing and has no precondition.
-    process.pid = (unsafe { helpers::bpf_get_current_pid_tgid() } >> 32) as u32;
+    let pid = (unsafe { helpers::bpf_get_current_pid_tgid() } >> 32) as u32;
+    let mut process = Process { pid, ..Process::default() };
     // SAFETY: writes at most the sixteen bytes of a live local.
     unsafe { helpers::bpf_get_current_comm((&raw mut process.comm).cast(), 16) };
     process
@@ -44,6 +44,17 @@ macro_rules! field {
         let context = $context;
         // SAFETY: the kernel gives the hook a live context; the verifier checks that this field may be read.
         unsafe { ptr::read_volatile(&raw const (*context).$($path)+) }
+    }};
+}
+
+/// Reads one of the fields that hold a pointer, which the bindings wrap in a union of eight bytes.
+macro_rules! pointer_field {
+    ($context:expr, $field:ident) => {{
+        let context = $context;
+        // SAFETY: computes an address inside the live context and reads nothing.
+        let place = unsafe { &raw const (*context).$field };
+        // SAFETY: the kernel gives the hook a live context; the verifier checks that this field may be read.
+        unsafe { ptr::read_volatile(place.cast::<u64>()) }
     }};
 }
 
@@ -293,7 +304,7 @@ impl Callback<'_> {
     #[inline(always)]
     pub(crate) fn ask_for(&self, flags: u32) {
         // SAFETY: the context is live. It cannot fail for flags that exist.
-        unsafe { helpers::bpf_sock_ops_cb_flags_set(self.raw(), flags as i32) };
+        unsafe { helpers::bpf_sock_ops_cb_flags_set(self.raw(), flags.cast_signed()) };
     }
 
     /// Reserves room for the seal in the segment that is being written.
@@ -314,10 +325,8 @@ impl Callback<'_> {
     /// The sequence number of the segment that is being written, host order.
     #[inline(always)]
     pub(crate) fn sequence(&self) -> Option<u32> {
-        // SAFETY: the two pointers are fields of a live context.
-        let data = unsafe { ptr::read_volatile((&raw const (*self.raw()).__bindgen_anon_3).cast::<u64>()) };
-        // SAFETY: as above.
-        let end = unsafe { ptr::read_volatile((&raw const (*self.raw()).__bindgen_anon_4).cast::<u64>()) };
+        let data = pointer_field!(self.raw(), __bindgen_anon_3);
+        let end = pointer_field!(self.raw(), __bindgen_anon_4);
         if data + 8 > end {
             return None;
         }
@@ -380,10 +389,7 @@ impl Packet<'_> {
     /// State, protocol and kind of the socket.
     #[inline(always)]
     pub(crate) fn socket(&self) -> Option<SocketFacts> {
-        // SAFETY: the context is live; the pointer is checked before it is used.
-        let sock = unsafe {
-            ptr::read_volatile((&raw const (*self.raw()).__bindgen_anon_2).cast::<*mut bpf_sock>())
-        };
+        let sock = pointer_field!(self.raw(), __bindgen_anon_2) as *mut bpf_sock;
         if sock.is_null() {
             return None;
         }

@@ -5,6 +5,14 @@
 
 #![no_std]
 #![no_main]
+#![expect(
+    clippy::needless_borrows_for_generic_args,
+    reason = "a value that is lent is not copied, and the stack has no room for copies"
+)]
+#![expect(
+    clippy::needless_pass_by_value,
+    reason = "the attribute macros hand each program its context by value"
+)]
 
 mod case;
 mod ctx;

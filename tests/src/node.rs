@@ -185,20 +185,20 @@ impl Node {
         fs::rename(&temporary, self.path("policies").join(name)).expect("a rename within one directory");
     }
 
-    /// The revision with which the set of files in force came into force.
-    pub fn policy_revision(&self) -> u64 {
-        self.status()["policy"]["revision"].as_u64().expect("status tells the revision of the policies")
+    /// When the set of files in force came into force.
+    fn policy_since(&self) -> String {
+        self.status()["policy"]["since"].to_string()
     }
 
     /// Puts a policy file in place and waits until it is in force.
     pub fn apply(&self, name: &str, text: &str) {
-        let before = self.policy_revision();
+        let before = self.policy_since();
         self.write(name, text);
         root::wait(&format!("the policies take effect:\n{text}"), PATIENCE, || {
             if let Some(error) = self.policy_error() {
                 panic!("the agent refuses the policies: {error}\n{text}");
             }
-            (self.policy_revision() > before).then_some(())
+            (self.policy_since() != before).then_some(())
         });
     }
 

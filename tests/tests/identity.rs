@@ -267,14 +267,22 @@ fn a_new_cgroup_where_workloads_are_expected_gets_nothing_until_it_is_known() {
     let (stage, [mut server]) = Stage::new("pending", [("shop/server", Some(&there))]);
     let (service, _) = server.probe.serve(Protocol::Tcp, "[::]:8080");
     stage.apply(&policy("known", "shop/server", "  ingress:\n    - from: [ { entity: any-authenticated } ]"));
+    let mut open = stage.stranger(Some(&there));
+    let (open_service, _) = open.probe.serve(Protocol::Tcp, "[::]:8081");
     let to = SocketAddr::new(end.v4.into(), 8080);
+    let open_to_all = SocketAddr::new(end.v4.into(), 8081);
     for round in 0..5 {
         let slice = stage.cgroup.child(&format!("workloads/unknown-{round}"));
         let mut probe = Probe::start(Some(slice.path()), Some(&here.path()), None);
-        let reply = probe.connect(Protocol::Tcp, to);
-        assert!(reply.errno.is_some(), "round {round}: nobody has said who this is");
+        for to in [to, open_to_all] {
+            probe
+                .connect(Protocol::Tcp, to)
+                .assert_refused(&["EPERM"], &format!("round {round}: who is this? {to}"));
+            assert_eq!(probe.shout(to).as_deref(), Some("EPERM"), "round {round}: {to}");
+        }
     }
     assert_eq!(server.probe.seen(service), 0);
+    assert_eq!(open.probe.seen(open_service), 0);
 }
 
 #[test]
@@ -349,8 +357,12 @@ fn a_cgroup_that_two_workloads_claim_is_refused_loudly_and_gets_nothing() {
     assert_eq!(refusal["state"], "refused", "{refusal}");
     let reason = refusal["reason"].as_str().unwrap_or_default();
     assert!(reason.contains("shop/one") && reason.contains("shop/two"), "{refusal}");
-    let errno = claimed.probe.talk(Protocol::Tcp, SocketAddr::new(end.v4.into(), 8080));
-    assert!(errno.is_some(), "who claims two names has none");
+    let mut open = stage.stranger(Some(&there));
+    open.probe.serve(Protocol::Tcp, "[::]:8081");
+    for port in [8080, 8081] {
+        let reply = claimed.probe.connect(Protocol::Tcp, SocketAddr::new(end.v4.into(), port));
+        reply.assert_refused(&["EPERM"], &format!("who claims two names has none: {port}"));
+    }
 }
 
 #[test]

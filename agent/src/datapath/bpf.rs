@@ -53,7 +53,11 @@ struct LinkUpdate {
 }
 
 /// Attaches a program to a cgroup directory, beside those that are there already.
-pub(super) fn attach(program: BorrowedFd<'_>, cgroup: BorrowedFd<'_>, attach_type: u32) -> io::Result<OwnedFd> {
+pub(super) fn attach(
+    program: BorrowedFd<'_>,
+    cgroup: BorrowedFd<'_>,
+    attach_type: u32,
+) -> io::Result<OwnedFd> {
     call_for_fd(
         LINK_CREATE,
         &LinkCreate { program: number(program), target: number(cgroup), attach_type, flags: 0, pad: [0; 4] },

@@ -62,13 +62,13 @@ pub struct Types<'a> {
     bytes: &'a [u8],
     strings: usize,
     /// The place of each type's record; type ids start at 1.
-    types: Vec<u32>,
+    records: Vec<u32>,
     structures: HashMap<&'a [u8], u32>,
 }
 
 impl std::fmt::Debug for Types<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Types({} types)", self.types.len())
+        write!(f, "Types({} types)", self.records.len())
     }
 }
 
@@ -82,14 +82,14 @@ impl<'a> Types<'a> {
             return Err(Error::Malformed { at: 0 });
         }
         let mut types =
-            Self { bytes, strings, types: Vec::with_capacity(length / 24), structures: HashMap::new() };
+            Self { bytes, strings, records: Vec::with_capacity(length / 24), structures: HashMap::new() };
         let mut at = start;
         while at < start + length {
             let info = word(bytes, at + 4)?;
-            types.types.push(at as u32);
+            types.records.push(at as u32);
             if kind(info) == STRUCT {
                 let name = types.name(word(bytes, at)?)?;
-                types.structures.insert(name, types.types.len() as u32);
+                types.structures.insert(name, types.records.len() as u32);
             }
             at += 12 + tail(info).ok_or(Error::Malformed { at })?;
         }
@@ -148,7 +148,7 @@ impl<'a> Types<'a> {
     }
 
     fn record(&self, id: u32) -> Option<usize> {
-        self.types.get((id as usize).checked_sub(1)?).map(|at| *at as usize)
+        self.records.get((id as usize).checked_sub(1)?).map(|at| *at as usize)
     }
 
     fn name(&self, offset: u32) -> Result<&'a [u8], Error> {

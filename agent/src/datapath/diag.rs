@@ -4,7 +4,8 @@ use std::io;
 use std::os::fd::{AsRawFd as _, OwnedFd};
 
 use nix::sys::socket::{
-    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, recv, sendto, setsockopt, socket, sockopt,
+    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, recv, sendto, setsockopt, socket,
+    sockopt,
 };
 use nix::sys::time::{TimeVal, TimeValLike as _};
 use waxseal_common::address::Address;
@@ -121,8 +122,11 @@ impl Diag {
     /// Ends the TCP socket with this cookie and these ends, its own end as source. Its owner gets ECONNABORTED, the other
     /// end a reset. `false` when there is no such socket any more.
     pub fn destroy(&self, tuple: &Tuple, cookie: u64) -> io::Result<bool> {
-        let families: &[u8] =
-            if tuple.source.is_v4() && tuple.destination.is_v4() { &[AF_INET, AF_INET6] } else { &[AF_INET6] };
+        let families: &[u8] = if tuple.source.is_v4() && tuple.destination.is_v4() {
+            &[AF_INET, AF_INET6]
+        } else {
+            &[AF_INET6]
+        };
         for family in families {
             let id = Id {
                 source_port: tuple.source_port.to_be_bytes(),
@@ -221,7 +225,11 @@ fn read(body: &[u8]) -> Option<Socket> {
 }
 
 fn address(bytes: [u8; 16], family: u8) -> Address {
-    if family == AF_INET { Address::from_v4([bytes[0], bytes[1], bytes[2], bytes[3]]) } else { Address(bytes) }
+    if family == AF_INET {
+        Address::from_v4([bytes[0], bytes[1], bytes[2], bytes[3]])
+    } else {
+        Address(bytes)
+    }
 }
 
 fn wire(address: Address, family: u8) -> [u8; 16] {

@@ -11,12 +11,11 @@ use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, HashMap, MapData, MapError, MapInfo, PerCpuArray, RingBuf};
 use aya::programs::Program;
 use aya::{Ebpf, EbpfLoader};
+use aya_log::EbpfLogger;
 use waxseal_common::address::Address;
 use waxseal_common::ids::{CgroupId, IdentityId, Revision};
 use waxseal_common::seal::SealKey;
-use waxseal_common::state::{
-    Connection, Counter, Endpoint, Keys, Pending, Settings, Tuple, UdpFlow,
-};
+use waxseal_common::state::{Connection, Counter, Endpoint, Keys, Pending, Settings, Tuple, UdpFlow};
 use waxseal_common::tables::{AddressEntry, IdentityEntry, Mode, PortSet, RowEntry, RowKey};
 
 use super::object::{HOOKS, MAPS, OBJECT, Place};
@@ -154,8 +153,11 @@ impl Kernel {
 
     /// Attaches every program, or swaps it into the link that is there: at no moment is a packet not judged.
     pub fn attach(&mut self) -> Result<(), Error> {
-        let cgroup = File::open(&self.cgroup)
-            .map_err(|source| Error::File { call: "open", path: self.cgroup.clone(), source })?;
+        let cgroup = File::open(&self.cgroup).map_err(|source| Error::File {
+            call: "open",
+            path: self.cgroup.clone(),
+            source,
+        })?;
         for hook in HOOKS {
             let pin = self.pins.join(format!("link_{}", hook.name));
             let program = self.program_fd(hook.name)?;
@@ -177,21 +179,15 @@ impl Kernel {
                         // The directory that it was attached to is gone, and the link with it.
                         Err(error) if error.raw_os_error() == Some(libc::ENOLINK) => {
                             fs::remove_file(&pin).map_err(failed)?;
-                            self.attach_new(hook.place, &program, &cgroup, &pin).map_err(failed)?;
+                            attach_new(hook.place, &program, &cgroup, &pin).map_err(failed)?;
                         }
                         Err(error) => return Err(failed(error)),
                     }
                 }
-                Place::Cgroup(_) => self.attach_new(hook.place, &program, &cgroup, &pin).map_err(failed)?,
+                Place::Cgroup(_) => attach_new(hook.place, &program, &cgroup, &pin).map_err(failed)?,
             }
         }
         Ok(())
-    }
-
-    fn attach_new(&self, place: Place, program: &OwnedFd, cgroup: &File, pin: &Path) -> io::Result<()> {
-        let Place::Cgroup(kind) = place else { return Ok(()) };
-        let link = bpf::attach(program.as_fd(), cgroup.as_fd(), kind)?;
-        bpf::pin(link.as_fd(), pin)
     }
 
     fn program_fd(&self, name: &'static str) -> Result<OwnedFd, Error> {
@@ -215,6 +211,11 @@ impl Kernel {
                 Some((hook.name, info.verified_instruction_count()?))
             })
             .collect()
+    }
+
+    /// What the programs log, once; at the level that was chosen when they were loaded.
+    pub fn log(&mut self) -> Result<EbpfLogger<&'static dyn log::Log>, Error> {
+        EbpfLogger::init(&mut self.ebpf).map_err(|_| Error::NoMap { name: "AYA_LOGS" })
     }
 
     /// The rings, once.
@@ -274,9 +275,11 @@ impl Kernel {
 
     /// What the policy tables hold, for an agent that takes over from an earlier one.
     pub fn pinned(&self) -> Result<Pinned, Error> {
-        let addresses = self.addresses.iter().filter_map(Result::ok).map(|(key, entry)| {
-            (Prefix::new(Address(key.data()), key.prefix_len() as u8), entry)
-        });
+        let addresses = self
+            .addresses
+            .iter()
+            .filter_map(Result::ok)
+            .map(|(key, entry)| (Prefix::new(Address(key.data()), key.prefix_len() as u8), entry));
         Ok(Pinned::read(
             self.revision()?,
             entries(&self.identities),
@@ -336,11 +339,13 @@ impl Kernel {
 
     /// Records a connection that is older than the programs.
     pub fn adopt(&mut self, cookie: u64, record: &Connection) -> Result<(), Error> {
-        self.connections.insert(cookie, record, 1).or_else(|error| {
-            // BPF_NOEXIST: the programs have recorded it themselves meanwhile.
-            if is_errno(&error, libc::EEXIST) { Ok(()) } else { Err(error) }
-        })
-        .map_err(map_error("CONNECTIONS"))
+        self.connections
+            .insert(cookie, record, 1)
+            .or_else(|error| {
+                // BPF_NOEXIST: the programs have recorded it themselves meanwhile.
+                if is_errno(&error, libc::EEXIST) { Ok(()) } else { Err(error) }
+            })
+            .map_err(map_error("CONNECTIONS"))
     }
 
     /// Forgets a connection whose socket is gone.
@@ -351,16 +356,20 @@ impl Kernel {
     /// Removes UDP flows, half-open connections and openings in which nothing has happened for as long as given.
     pub fn age(&mut self, now: u64, udp: Duration, pending: Duration) -> Result<(), Error> {
         let old = |at: u64, limit: Duration| now.saturating_sub(at) > limit.as_nanos() as u64;
-        let flows: Vec<Tuple> = entries(&self.udp_flows).filter(|(_, flow)| old(flow.seen, udp)).map(|(key, _)| key).collect();
+        let flows: Vec<Tuple> =
+            entries(&self.udp_flows).filter(|(_, flow)| old(flow.seen, udp)).map(|(key, _)| key).collect();
         for key in flows {
             ignore_absent(self.udp_flows.remove(&key)).map_err(map_error("UDP_FLOWS"))?;
         }
-        let half: Vec<Tuple> = entries(&self.pending).filter(|(_, entry)| old(entry.at, pending)).map(|(key, _)| key).collect();
+        let half: Vec<Tuple> =
+            entries(&self.pending).filter(|(_, entry)| old(entry.at, pending)).map(|(key, _)| key).collect();
         for key in half {
             ignore_absent(self.pending.remove(&key)).map_err(map_error("PENDING"))?;
         }
-        let orphans: Vec<u64> =
-            entries(&self.openings).filter(|(_, cookie)| self.connections.get(cookie, 0).is_err()).map(|(key, _)| key).collect();
+        let orphans: Vec<u64> = entries(&self.openings)
+            .filter(|(_, cookie)| self.connections.get(cookie, 0).is_err())
+            .map(|(key, _)| key)
+            .collect();
         for mac in orphans {
             ignore_absent(self.openings.remove(&mac)).map_err(map_error("OPENINGS"))?;
         }
@@ -385,9 +394,7 @@ impl Kernel {
             used: used as u64,
             capacity: u64::from(capacity),
         };
-        let size = |name: &str| {
-            MapInfo::from_pin(self.pins.join(name)).map_or(0, |info| info.max_entries())
-        };
+        let size = |name: &str| MapInfo::from_pin(self.pins.join(name)).map_or(0, |info| info.max_entries());
         vec![
             fill("endpoints", self.endpoints.keys().count(), size("ENDPOINTS")),
             fill("identities", self.identities.keys().count(), size("IDENTITIES")),
@@ -411,8 +418,9 @@ impl Kernel {
             data_out: Some(&mut out),
             ..aya::programs::TestRunOptions::default()
         };
-        let result =
-            judge.test_run(options).map_err(|source| Error::Load { name: "judge", source: Box::new(source) })?;
+        let result = judge
+            .test_run(options)
+            .map_err(|source| Error::Load { name: "judge", source: Box::new(source) })?;
         Ok(result.return_value)
     }
 
@@ -420,6 +428,12 @@ impl Kernel {
     pub fn revision(&self) -> Result<Revision, Error> {
         Ok(self.settings()?.revision)
     }
+}
+
+fn attach_new(place: Place, program: &OwnedFd, cgroup: &File, pin: &Path) -> io::Result<()> {
+    let Place::Cgroup(kind) = place else { return Ok(()) };
+    let link = bpf::attach(program.as_fd(), cgroup.as_fd(), kind)?;
+    bpf::pin(link.as_fd(), pin)
 }
 
 fn entries<K: aya::Pod, V: aya::Pod>(table: &Table<K, V>) -> impl Iterator<Item = (K, V)> + '_ {
@@ -432,6 +446,8 @@ fn load(config: &Config, pins: &Path) -> Result<Ebpf, Error> {
     for (name, offset) in &offsets {
         loader.override_global(name, offset, true);
     }
+    let level = log_level(&config.log);
+    loader.override_global("AYA_LOG_LEVEL", &level, true);
     loader
         .map_max_entries("IDENTITIES", CAPACITY.identities)
         .map_max_entries("ADDRESSES", CAPACITY.addresses)
@@ -445,6 +461,19 @@ fn load(config: &Config, pins: &Path) -> Result<Ebpf, Error> {
         loader.map_pin_path(name, pins.join(name));
     }
     loader.load(OBJECT).map_err(|source| Error::Object { source: Box::new(source) })
+}
+
+/// The level of the programs' own log: that of the filter's last part. What is off costs nothing on any path.
+fn log_level(filter: &str) -> u8 {
+    let last = filter.rsplit([',', '=']).next().unwrap_or_default().trim();
+    match last.to_ascii_lowercase().as_str() {
+        "error" => 1,
+        "warn" => 2,
+        "debug" => 4,
+        "trace" => 5,
+        "off" => 0,
+        _ => 3,
+    }
 }
 
 fn load_program(ebpf: &mut Ebpf, name: &'static str) -> Result<(), Error> {
@@ -502,7 +531,8 @@ fn mount_bpffs(path: &Path) -> Result<(), Error> {
         return Ok(());
     }
     fs::create_dir_all(path).map_err(|source| failed("create", source))?;
-    let flags = nix::mount::MsFlags::MS_NOSUID | nix::mount::MsFlags::MS_NODEV | nix::mount::MsFlags::MS_NOEXEC;
+    let flags =
+        nix::mount::MsFlags::MS_NOSUID | nix::mount::MsFlags::MS_NODEV | nix::mount::MsFlags::MS_NOEXEC;
     nix::mount::mount(Some("bpf"), path, Some("bpf"), flags, Some("mode=0700"))
         .map_err(|errno| failed("mount", errno.into()))
 }

@@ -91,7 +91,8 @@ pub enum Error {
 /// there were.
 pub fn uninstall(config: &Config) -> Result<usize, Error> {
     let root = config.instance_pins();
-    let failed = |path: &std::path::Path, source| Error::File { call: "remove", path: path.to_owned(), source };
+    let failed =
+        |path: &std::path::Path, source| Error::File { call: "remove", path: path.to_owned(), source };
     let mut removed = 0;
     let layouts = match fs::read_dir(&root) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
@@ -103,7 +104,9 @@ pub fn uninstall(config: &Config) -> Result<usize, Error> {
             .and_then(|pins| pins.map(|pin| pin.map(|pin| pin.path())).collect::<io::Result<Vec<_>>>())
             .map_err(|source| failed(&layout, source))?;
         // Hooks that deny go before the tables they read: whoever is half removed lets nothing pass that was denied.
-        pins.sort_by_key(|pin| !pin.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"link_")));
+        pins.sort_by_key(|pin| {
+            !pin.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"link_"))
+        });
         for pin in pins {
             fs::remove_file(&pin).map_err(|source| failed(&pin, source))?;
             removed += 1;

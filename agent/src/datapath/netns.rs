@@ -38,7 +38,12 @@ pub fn open(netns: NetnsId, cgroup: Option<&Path>) -> io::Result<File> {
     }
     let found = children("/proc").map(|process| process.join("ns/net")).find(|path| is_it(path));
     found.map_or_else(
-        || Err(io::Error::new(io::ErrorKind::NotFound, format!("no process is in network namespace {}", netns.0))),
+        || {
+            Err(io::Error::new(
+                io::ErrorKind::NotFound,
+                format!("no process is in network namespace {}", netns.0),
+            ))
+        },
         File::open,
     )
 }

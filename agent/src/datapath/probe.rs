@@ -44,7 +44,8 @@ fn types() -> Check {
     let name = "kernel BTF";
     match btf::offsets() {
         Ok(offsets) => {
-            let offsets: Vec<String> = offsets.iter().map(|(name, offset)| format!("{name}={offset}")).collect();
+            let offsets: Vec<String> =
+                offsets.iter().map(|(name, offset)| format!("{name}={offset}")).collect();
             Check::ok(name, offsets.join(" "))
         }
         Err(error) => Check::fail(name, error.to_string(), "use a kernel with CONFIG_DEBUG_INFO_BTF=y"),
@@ -61,7 +62,9 @@ fn unprivileged_bpf() -> Check {
             "sysctl -w kernel.unprivileged_bpf_disabled=1",
         ),
         Ok(_) => Check::ok(name, "disabled"),
-        Err(error) => Check::warn(name, format!("cannot read {path}: {error}"), "check the kernel's configuration"),
+        Err(error) => {
+            Check::warn(name, format!("cannot read {path}: {error}"), "check the kernel's configuration")
+        }
     }
 }
 
@@ -90,7 +93,8 @@ fn features() -> Vec<Check> {
     let programs = programs
         .into_iter()
         .map(|(kind, name)| verdict(format!("program type {name}"), is_program_supported(kind).ok()));
-    let maps = maps.into_iter().map(|(kind, name)| verdict(format!("map type {name}"), is_map_supported(kind).ok()));
+    let maps =
+        maps.into_iter().map(|(kind, name)| verdict(format!("map type {name}"), is_map_supported(kind).ok()));
     programs.chain(maps).collect()
 }
 

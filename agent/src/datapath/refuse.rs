@@ -52,7 +52,8 @@ impl Refuser {
             return self.reset(event, cgroup);
         }
         if event.flags & FlowEvent::DESTROY != 0 {
-            let own = if event.direction == Direction::Egress as u8 { event.tuple } else { event.tuple.reversed() };
+            let own =
+                if event.direction == Direction::Egress as u8 { event.tuple } else { event.tuple.reversed() };
             return self.destroy(event, &own, cgroup);
         }
         Ok(())
@@ -126,7 +127,8 @@ fn checksum(tuple: &Tuple, segment: &[u8]) -> u16 {
     let skip = if tuple.destination.is_v4() { 12 } else { 0 };
     let length = segment.len() as u32 + u32::from(protocol::TCP);
     let words = source[skip..].chunks(2).chain(destination[skip..].chunks(2)).chain(segment.chunks(2));
-    let mut sum: u32 = length + words.map(|word| u32::from(u16::from_be_bytes([word[0], word[1]]))).sum::<u32>();
+    let mut sum: u32 =
+        length + words.map(|word| u32::from(u16::from_be_bytes([word[0], word[1]]))).sum::<u32>();
     while sum > 0xffff {
         sum = (sum & 0xffff) + (sum >> 16);
     }

@@ -1,7 +1,7 @@
 //! Connections that are older than the programs, or than their owner's being a workload: they get a record like any
 //! other, and are judged by it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
 
 use waxseal_common::ids::{CgroupId, IdentityId, NetnsId, Revision};
@@ -15,7 +15,7 @@ use crate::datapath::{monotonic, netns};
 #[derive(Debug, Default)]
 pub(super) struct Survey {
     sockets: Vec<(NetnsId, Socket)>,
-    listening: HashMap<(NetnsId, u16), ()>,
+    listening: HashSet<(NetnsId, u16)>,
     /// Who holds an end: by the ends as that socket sees them.
     holders: HashMap<Tuple, CgroupId>,
 }
@@ -28,7 +28,9 @@ impl Survey {
             let listed = std::fs::File::open(&path).and_then(|namespace| netns::inside(&namespace, list));
             match listed {
                 Ok(sockets) => survey.add(netns, sockets),
-                Err(error) => tracing::debug!(%error, netns = netns.0, "cannot list the sockets of a namespace"),
+                Err(error) => {
+                    tracing::debug!(%error, netns = netns.0, "cannot list the sockets of a namespace")
+                }
             }
         }
         survey
@@ -41,7 +43,7 @@ impl Survey {
                 socket.tuple.netns = netns;
             }
             if 1 << socket.state & LISTENING != 0 {
-                self.listening.insert((netns, socket.tuple.source_port), ());
+                self.listening.insert((netns, socket.tuple.source_port));
             } else {
                 self.holders.insert(socket.tuple, socket.cgroup);
                 self.sockets.push((netns, socket));
@@ -61,7 +63,7 @@ impl Survey {
             .iter()
             .filter_map(|(netns, socket)| {
                 let identity = known(socket.cgroup)?;
-                let accepted = self.listening.contains_key(&(*netns, socket.tuple.source_port));
+                let accepted = self.listening.contains(&(*netns, socket.tuple.source_port));
                 let other = self.holders.get(&socket.tuple.reversed()).and_then(|cgroup| owner(*cgroup));
                 let remote = socket.tuple.destination;
                 let stranger = if remote.is_loopback() || address(remote).in_mesh() {
@@ -91,7 +93,7 @@ impl Survey {
     }
 
     /// Whether a socket with this cookie is still there.
-    pub(super) fn cookies(&self) -> std::collections::HashSet<u64> {
+    pub(super) fn cookies(&self) -> HashSet<u64> {
         self.sockets.iter().map(|(_, socket)| socket.cookie).collect()
     }
 }

@@ -31,9 +31,11 @@ pub(super) fn read(state: &Path) -> Result<Option<Ceiling>, Error> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         other => other.map_err(|source| Error::File { call: "read", path: path.clone(), source })?,
     };
-    serde_json::from_str(&text)
-        .map(Some)
-        .map_err(|error| Error::File { call: "parse", path, source: error.into() })
+    serde_json::from_str(&text).map(Some).map_err(|error| Error::File {
+        call: "parse",
+        path,
+        source: error.into(),
+    })
 }
 
 /// Writes it, or removes it. The file is whole or not there, whatever happens.
@@ -47,7 +49,8 @@ pub(super) fn write(state: &Path, ceiling: Option<Ceiling>) -> Result<(), Error>
         };
     };
     let fresh = path.with_extension("new");
-    let text = serde_json::to_string(&ceiling).map_err(|error| failed("write")(fresh.clone(), error.into()))?;
+    let text =
+        serde_json::to_string(&ceiling).map_err(|error| failed("write")(fresh.clone(), error.into()))?;
     fs::OpenOptions::new()
         .write(true)
         .create(true)

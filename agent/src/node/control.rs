@@ -40,7 +40,7 @@ const SCAN_TICKS: u64 = 30;
 /// Ticks between two rounds of removing old entries.
 const AGE_TICKS: u64 = 10;
 /// After how long an idle UDP flow is forgotten.
-const UDP_IDLE: Duration = Duration::from_secs(120);
+const UDP_IDLE: Duration = Duration::from_mins(2);
 /// After how long a SYN that was allowed and never completed is forgotten: longer than the kernel keeps it itself.
 const HALF_OPEN: Duration = Duration::from_secs(75);
 
@@ -105,7 +105,10 @@ impl Control {
             bound: kernel.endpoints()?.into_iter().collect(),
             adopted: BTreeSet::new(),
             local: BTreeSet::new(),
-            policy: PolicyReport { directory: super::reports::shown(&config.policies), ..PolicyReport::default() },
+            policy: PolicyReport {
+                directory: super::reports::shown(&config.policies),
+                ..PolicyReport::default()
+            },
             ceiling,
             started: Instant::now(),
             cgroups_lost: 0,
@@ -131,7 +134,7 @@ impl Control {
 
     /// The first set of documents. Bad ones are refused at a first start; later the last good ones stay in force.
     fn first_set(&mut self) -> Result<(), Error> {
-        let loaded = policy::load(&[self.config.policies.clone()], &self.config.trust_domain);
+        let loaded = policy::load(std::slice::from_ref(&self.config.policies), &self.config.trust_domain);
         let errors = match loaded {
             Ok(set) => return self.install_loaded(set).map_err(Error::Settle),
             Err(errors) => errors,
@@ -149,7 +152,9 @@ impl Control {
         self.install(set)?;
         self.policy.failure = None;
         self.describe_set();
-        if let Err(error) = lastgood::keep(&self.config.policies, &self.config.state, &self.config.trust_domain) {
+        if let Err(error) =
+            lastgood::keep(&self.config.policies, &self.config.state, &self.config.trust_domain)
+        {
             tracing::error!(%error, "cannot keep a copy of the documents; a restart over bad ones would not start");
         }
         Ok(())
@@ -173,7 +178,7 @@ impl Control {
 
     /// Reads the documents anew.
     fn reload(&mut self) {
-        match policy::load(&[self.config.policies.clone()], &self.config.trust_domain) {
+        match policy::load(std::slice::from_ref(&self.config.policies), &self.config.trust_domain) {
             Ok(set) => {
                 if let Err(error) = self.install_loaded(set) {
                     self.fail(&error);
@@ -294,7 +299,9 @@ impl Control {
     fn scan(&mut self) -> Result<(), Error> {
         let scan = self.tree.scan()?;
         if !scan.complete {
-            tracing::error!("there are more cgroups than can be looked after; those left out have no identity");
+            tracing::error!(
+                "there are more cgroups than can be looked after; those left out have no identity"
+            );
         }
         let found: BTreeMap<CgroupId, Cgroup> =
             scan.cgroups.into_iter().map(|cgroup| (cgroup.id, cgroup)).collect();
@@ -355,7 +362,9 @@ impl Control {
         if !below || self.tree.id_of(path).ok() != Some(id) {
             return;
         }
-        if event.kind == CgroupChange::Entered as u32 && matches!(self.owners.get(&id), Some(Owner::Workload(_))) {
+        if event.kind == CgroupChange::Entered as u32
+            && matches!(self.owners.get(&id), Some(Owner::Workload(_)))
+        {
             self.look_soon = true;
         }
         if event.kind == CgroupChange::Made as u32 {

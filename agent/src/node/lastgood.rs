@@ -29,7 +29,7 @@ pub(super) fn keep(policies: &Path, state: &Path, trust_domain: &TrustDomain) ->
             copy.sync_all()?;
         }
     }
-    if policy::load(&[fresh.clone()], trust_domain).is_err() {
+    if policy::load(std::slice::from_ref(&fresh), trust_domain).is_err() {
         return remove(&fresh);
     }
     let place = directory(state);

@@ -123,6 +123,7 @@ async fn serve(config: Config) -> Result<(), Error> {
     let mut kernel = Kernel::open(&config, tree.root())?;
     let rings = kernel.rings()?;
     let polling = kernel.polling()?;
+    let log = kernel.log()?;
     let shared = control::Shared { names: Arc::clone(&names), hub: Arc::clone(&hub), refuse: refuse.clone() };
     let (commands, inbox) = mpsc::channel(64);
     let (stop, stopped) = oneshot::channel();
@@ -149,7 +150,9 @@ async fn serve(config: Config) -> Result<(), Error> {
         .map_err(Error::Start)?;
     started.await.unwrap_or_else(|_| Err(Error::Start(io::Error::other("the control thread ended"))))?;
 
-    let drain = tokio::spawn(rings::drain(rings.flows, rings.denials, polling, names, Arc::clone(&hub), refuse));
+    let drain =
+        tokio::spawn(rings::drain(rings.flows, rings.denials, polling, names, Arc::clone(&hub), refuse));
+    let log = tokio::spawn(rings::log(log));
     let answer = tokio::spawn(server.serve(hub, commands));
     tracing::info!("ready");
     let mut terminate = signal(SignalKind::terminate()).map_err(Error::Start)?;
@@ -161,7 +164,9 @@ async fn serve(config: Config) -> Result<(), Error> {
     let _ = stop.send(());
     answer.abort();
     drain.abort();
-    let ended = control.join().unwrap_or_else(|_| Err(Error::Start(io::Error::other("the control thread panicked"))));
+    log.abort();
+    let ended =
+        control.join().unwrap_or_else(|_| Err(Error::Start(io::Error::other("the control thread panicked"))));
     drop(refusals);
     ended
 }

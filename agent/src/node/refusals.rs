@@ -24,7 +24,11 @@ pub(super) fn channel() -> (Refuse, Receiver<FlowEvent>) {
 }
 
 /// Starts the thread. It ends when every sender is gone.
-pub(super) fn start(inbox: Receiver<FlowEvent>, names: Arc<NameBook>, tree: Tree) -> io::Result<JoinHandle<()>> {
+pub(super) fn start(
+    inbox: Receiver<FlowEvent>,
+    names: Arc<NameBook>,
+    tree: Tree,
+) -> io::Result<JoinHandle<()>> {
     thread::Builder::new().name("refusals".to_owned()).spawn(move || work(&inbox, &names, &tree))
 }
 

@@ -9,8 +9,8 @@ use waxseal_common::tables::Mode;
 use super::ceiling::{self, Ceiling};
 use super::control::Control;
 use crate::api::{
-    Command, EndpointReport, EndpointState, ExplainReport, Failure, FailureKind, IdentityReport, MapFill, ModeChange,
-    ModeReport, PolicyReport, ProgramReport, Question, StatusReport,
+    Command, EndpointReport, EndpointState, ExplainReport, Failure, FailureKind, IdentityReport, MapFill,
+    ModeChange, ModeReport, PolicyReport, ProgramReport, Question, StatusReport,
 };
 use crate::attest::{Decision, Owner};
 use crate::datapath::object::{HOOKS, Place};
@@ -121,7 +121,9 @@ impl Control {
             Owner::Pending => EndpointState::Pending,
             Owner::Unmanaged if identity == IdentityId::UNKNOWN => EndpointState::Pending,
             // Somebody may want to know why the root is refused on a hybrid host.
-            Owner::Host | Owner::Unmanaged if matches!(self.decisions.get(&id), Some(Decision::Refused { .. })) => {
+            Owner::Host | Owner::Unmanaged
+                if matches!(self.decisions.get(&id), Some(Decision::Refused { .. })) =>
+            {
                 EndpointState::Refused
             }
             Owner::Host | Owner::Unmanaged => return None,
@@ -140,9 +142,11 @@ impl Control {
 
     /// The stricter mode of an identity's two directions, under the ceiling.
     fn mode_of(&self, identity: IdentityId) -> Mode {
-        let own = self.compiled.identities.get(&identity).map_or(self.config.mode, |row| {
-            row.ingress.mode().max(row.egress.mode())
-        });
+        let own = self
+            .compiled
+            .identities
+            .get(&identity)
+            .map_or(self.config.mode, |row| row.ingress.mode().max(row.egress.mode()));
         own.min(self.mode_report().ceiling)
     }
 
@@ -202,9 +206,10 @@ impl Control {
         let mode = wanted.map_or(Mode::Enforce, |ceiling| ceiling.mode);
         self.kernel.set_ceiling(mode).map_err(|error| failed(&error))?;
         self.ceiling = wanted;
-        match wanted {
-            Some(_) => tracing::warn!(?mode, "EMERGENCY CEILING: no workload is stricter than this until it is reset"),
-            None => tracing::warn!("the ceiling is gone; every workload has its own mode again"),
+        if wanted.is_some() {
+            tracing::warn!(?mode, "EMERGENCY CEILING: no workload is stricter than this until it is reset");
+        } else {
+            tracing::warn!("the ceiling is gone; every workload has its own mode again");
         }
         self.kernel.judge_again().map_err(|error| failed(&error))?;
         self.end_denied();

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aya::maps::{MapData, RingBuf};
+use aya_log::EbpfLogger;
 use tokio::io::unix::AsyncFd;
 use tokio::time::sleep;
 use waxseal_common::flow::FlowEvent;
@@ -38,6 +39,23 @@ pub(super) async fn drain(
     };
     if let Err(error) = ended {
         tracing::error!(%error, "cannot read the rings of events any more; verdicts go on unseen");
+    }
+}
+
+/// Passes on what the programs log, until it is dropped.
+pub(super) async fn log(logger: EbpfLogger<&'static dyn log::Log>) {
+    #[expect(
+        deprecated,
+        reason = "the replacement is unsafe and asks that the descriptor stay open and the same, which the logger keeps"
+    )]
+    let registered = AsyncFd::new(logger);
+    let mut logger = match registered {
+        Ok(logger) => logger,
+        Err(error) => return tracing::warn!(%error, "cannot read what the programs log"),
+    };
+    while let Ok(mut ready) = logger.readable_mut().await {
+        ready.get_inner_mut().flush();
+        ready.clear_ready();
     }
 }
 
@@ -96,9 +114,10 @@ fn switch(polling: &mut Polling, on: bool) {
 fn read(ring: &mut RingBuf<MapData>, mut each: impl FnMut(&FlowEvent)) -> usize {
     let mut count = 0;
     while let Some(item) = ring.next() {
-        match FlowEvent::read_from_bytes(&item) {
-            Ok(event) => each(&event),
-            Err(_) => tracing::error!(length = item.len(), "an event of the wrong length"),
+        if let Ok(event) = FlowEvent::read_from_bytes(&item) {
+            each(&event);
+        } else {
+            tracing::error!(length = item.len(), "an event of the wrong length");
         }
         count += 1;
     }
@@ -108,7 +127,9 @@ fn read(ring: &mut RingBuf<MapData>, mut each: impl FnMut(&FlowEvent)) -> usize 
 impl Desk {
     fn denied(&self, event: &FlowEvent) {
         // The caller first: it waits.
-        if event.flags & (FlowEvent::REFUSE | FlowEvent::DESTROY) != 0 && self.refuse.try_send(*event).is_err() {
+        if event.flags & (FlowEvent::REFUSE | FlowEvent::DESTROY) != 0
+            && self.refuse.try_send(*event).is_err()
+        {
             tracing::warn!("more callers wait for a refusal than can be answered; they retry by themselves");
         }
         self.publish(event);

@@ -171,7 +171,8 @@ impl Control {
             .filter(|(id, endpoint)| self.bound.get(id) != Some(endpoint))
             .map(|(id, endpoint)| (*id, *endpoint))
             .collect();
-        let gone: Vec<CgroupId> = self.bound.keys().filter(|id| !endpoints.contains_key(id)).copied().collect();
+        let gone: Vec<CgroupId> =
+            self.bound.keys().filter(|id| !endpoints.contains_key(id)).copied().collect();
         for id in gone {
             self.kernel.unbind(id)?;
             self.bound.remove(&id);
@@ -179,7 +180,8 @@ impl Control {
         if changed.is_empty() {
             return Ok(());
         }
-        let populated = changed.iter().any(|(id, endpoint)| endpoint.identity.is_workload() && self.is_populated(*id));
+        let populated =
+            changed.iter().any(|(id, endpoint)| endpoint.identity.is_workload() && self.is_populated(*id));
         if populated {
             self.adopt(endpoints)?;
         }

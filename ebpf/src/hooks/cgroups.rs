@@ -43,7 +43,7 @@ fn tell(cgroup: u64, path: u64, change: CgroupChange) -> i32 {
     // SAFETY: the helper writes at most the 256 bytes of the reserved field and checks the address it reads.
     let length = unsafe { bpf_probe_read_kernel_str((&raw mut event.path).cast(), 256, path as *const _) };
     // The helper counts the final zero.
-    event.path_length = if length > 0 { length as u32 - 1 } else { 0 };
+    event.path_length = u32::try_from(length - 1).unwrap_or(0);
     entry.submit(0);
     0
 }

@@ -34,5 +34,5 @@ pub(crate) fn judge(ctx: TcContext) -> i32 {
         protocol: q[1],
         port: u16::from_be_bytes([q[4], q[5]]),
     });
-    (judged.verdict as u32 | (judged.reason as u32) << 3 | judged.rule.0 << 8) as i32
+    (judged.verdict as u32 | (judged.reason as u32) << 3 | judged.rule.0 << 8).cast_signed()
 }

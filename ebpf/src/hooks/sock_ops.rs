@@ -2,6 +2,7 @@
 
 use aya_ebpf::macros::sock_ops as program;
 use aya_ebpf::programs::SockOpsContext;
+use aya_log_ebpf::{debug, warn};
 use waxseal_common::flow::{Hook, Kind};
 use waxseal_common::ids::{CgroupId, IdentityId, NetnsId, Revision};
 use waxseal_common::seal::{OPTION_LENGTH, seal};
@@ -61,13 +62,25 @@ fn connect(callback: &Callback<'_>) -> u32 {
         record.port = record.tuple.destination_port;
         // Without a record the answer to the SYN is denied: full means refused, not forgotten.
         if maps::CONNECTIONS.insert(cookie, &record, maps::REPLACE).is_err() {
-            maps::count(Counter::TableFull);
+            table_full(callback);
         }
         flags |= CALL_ON_STATE;
     }
     if flags != 0 {
         callback.ask_for(flags);
     }
+    DONE
+}
+
+/// Not inlined: what the message takes of the stack, it takes only here.
+#[inline(never)]
+fn table_full(callback: &Callback<'_>) -> u32 {
+    maps::count(Counter::TableFull);
+    warn!(
+        callback.0,
+        "the table of connections is full; a connection of cookie {} is refused",
+        callback.cookie()
+    );
     DONE
 }
 
@@ -93,6 +106,7 @@ fn opens(callback: &Callback<'_>) -> bool {
 fn reserve(callback: &Callback<'_>) -> u32 {
     if opens(callback) && !callback.reserve(u32::from(OPTION_LENGTH)) {
         maps::count(Counter::SealNoRoom);
+        debug!(callback.0, "a SYN has no room for its seal");
     }
     DONE
 }
@@ -117,13 +131,13 @@ fn write(callback: &Callback<'_>) -> u32 {
         return DONE;
     }
     maps::count(Counter::Sealed);
-    if let Some(record) = record {
-        if record.seal != mac {
-            forget_opening(record);
-            record.seal = mac;
-            // Should this fail, the listener's hook does without the process's name and the SYN-ACK judges again.
-            let _ = maps::OPENINGS.insert(mac, cookie, maps::REPLACE);
-        }
+    if let Some(record) = record
+        && record.seal != mac
+    {
+        forget_opening(record);
+        record.seal = mac;
+        // Should this fail, the listener's hook does without the process's name and the SYN-ACK judges again.
+        let _ = maps::OPENINGS.insert(mac, cookie, maps::REPLACE);
     }
     DONE
 }
@@ -173,8 +187,7 @@ fn accepted(callback: &Callback<'_>) -> u32 {
     record.port = record.tuple.destination_port;
     let proven = prove(&mut record);
     if maps::CONNECTIONS.insert(cookie, &record, maps::REPLACE).is_err() {
-        maps::count(Counter::TableFull);
-        return DONE;
+        return table_full(callback);
     }
     callback.ask_for(CALL_ON_STATE);
     // An opener on this node tells of the connection itself; two lines for one help nobody.

@@ -30,26 +30,25 @@ pub(super) fn egress(packet: &Packet<'_>, bench: &Bench, cookie: u64, owner: Own
     if replies(&case, owner.identity()) {
         return PASS;
     }
-    if let Some(flow) = maps::udp_flow(&case.tuple) {
-        if flow.cgroup == case.cgroup
-            && flow.source == owner.identity()
-            && flow.egress_revision == bench.revision
-        {
-            flow.seen = case.at;
-            return if flow.egress_verdict == Verdict::Deny as u8 { DROP } else { PASS };
-        }
+    if let Some(flow) = maps::udp_flow(&case.tuple)
+        && flow.cgroup == case.cgroup
+        && flow.source == owner.identity()
+        && flow.egress_revision == bench.revision
+    {
+        flow.seen = case.at;
+        return if flow.egress_verdict == Verdict::Deny as u8 { DROP } else { PASS };
     }
     if !managed {
         // Somebody unmanaged is left alone; the flow is noted only where a workload may want to know who it is.
         if owner.identity() != IdentityId::UNKNOWN && bench.may_be_ours(&case.tuple.destination) {
             let judged = Judgement::without_rule(Verdict::Allow, Reason::NotAWorkload);
-            note(packet, &case, bench.revision, &judged);
+            note(packet, &case, bench.revision, judged);
         }
         return PASS;
     }
     case.process = maps::udp_opener(cookie);
     let (direction, mut judged) = judge(packet, bench, &mut case);
-    if judged.verdict.passes() && !note(packet, &case, bench.revision, &judged) {
+    if judged.verdict.passes() && !note(packet, &case, bench.revision, judged) {
         maps::count(Counter::TableFull);
         judged = bench.refuse(case.source, Reason::TableFull);
     }
@@ -139,8 +138,8 @@ pub(super) fn ingress(packet: &Packet<'_>, bench: &Bench, cookie: u64, owner: Ow
     let (direction, judged) = stricter(outward, bench.ingress(&case));
     let passes = judged.verdict.passes();
     let first = match flow {
-        Some(flow) => keep(flow, &case, bench.revision, &judged),
-        None => keep_unsealed(&case, bench.revision, &judged),
+        Some(flow) => keep(flow, &case, bench.revision, judged),
+        None => keep_unsealed(&case, bench.revision, judged),
     };
     if passes && !first {
         return PASS;
@@ -176,7 +175,7 @@ fn replies(case: &Case, owner: IdentityId) -> bool {
 
 /// Writes who sends. `false` when the table is full.
 #[inline(never)]
-fn note(packet: &Packet<'_>, case: &Case, revision: Revision, judged: &Judgement) -> bool {
+fn note(packet: &Packet<'_>, case: &Case, revision: Revision, judged: Judgement) -> bool {
     let flow = UdpFlow {
         egress_revision: revision,
         seen: case.at,
@@ -200,7 +199,7 @@ fn insert(tuple: &Tuple, flow: &UdpFlow) -> bool {
 /// Keeps the receiver's judgement. `true` when it is the first of its flow, or differs from the one before, so that a
 /// flow makes one line and not one for each datagram.
 #[inline(always)]
-fn keep(flow: &mut UdpFlow, case: &Case, revision: Revision, judged: &Judgement) -> bool {
+fn keep(flow: &mut UdpFlow, case: &Case, revision: Revision, judged: Judgement) -> bool {
     let verdict = judged.verdict as u8;
     let first = flow.ingress_revision.0 == 0 || flow.ingress_verdict != verdict;
     flow.ingress_revision = revision;
@@ -214,7 +213,7 @@ fn keep(flow: &mut UdpFlow, case: &Case, revision: Revision, judged: &Judgement)
 
 /// The same for a source without identity. Always the first.
 #[inline(never)]
-fn keep_unsealed(case: &Case, revision: Revision, judged: &Judgement) -> bool {
+fn keep_unsealed(case: &Case, revision: Revision, judged: Judgement) -> bool {
     let flow = UdpFlow {
         ingress_revision: revision,
         seen: case.at,

@@ -92,7 +92,9 @@ fn the_kernel_says_what_the_language_says() {
     let mut kernel = Kernel::open(&config, cgroup.path()).unwrap();
     let defaults = NodeDefaults {
         mode: Mode::Enforce,
-        mesh: vec!["10.0.0.0/8".parse().unwrap(), "fc00::/7".parse().unwrap()], local: Vec::new() };
+        mesh: vec!["10.0.0.0/8".parse().unwrap(), "fc00::/7".parse().unwrap()],
+        local: vec!["10.9.9.9/32".parse().unwrap(), "192.0.2.7/32".parse().unwrap()],
+    };
     let trust_domain = "a.org".parse().unwrap();
     let mut compiler = Compiler::new(1);
     let mut current = Compiled::default();

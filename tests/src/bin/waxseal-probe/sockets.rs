@@ -271,10 +271,17 @@ pub(crate) fn join(
 
 fn fast_open(socket: &Socket, to: SocketAddr, patience: Duration) -> io::Result<()> {
     socket.set_write_timeout(Some(patience))?;
-    socket.send_to_with_flags(b"early", &SockAddr::from(to), libc::MSG_FASTOPEN | libc::MSG_NOSIGNAL)?;
+    let sent =
+        socket.send_to_with_flags(b"early", &SockAddr::from(to), libc::MSG_FASTOPEN | libc::MSG_NOSIGNAL);
+    if sent.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::Interrupted) {
+        // An io_uring that was used before may still have work for this thread. The connection is being made all the same.
+        socket.send_with_flags(b"early", libc::MSG_NOSIGNAL)?;
+    } else {
+        sent?;
+    }
     // The call returns before the peer has answered when a cookie is at hand: the echo is the answer.
     let heard = read_some(socket, patience)?;
-    if heard == b"early" { Ok(()) } else { Err(io::Error::from_raw_os_error(libc::ECONNRESET)) }
+    if heard.starts_with(b"early") { Ok(()) } else { Err(io::Error::from_raw_os_error(libc::ECONNRESET)) }
 }
 
 fn read_some(socket: &Socket, patience: Duration) -> io::Result<Vec<u8>> {
