@@ -7,6 +7,8 @@
 //!            → { spiffe, workload, cidr, escape, report } → waxseal_common
 //! ```
 
+#![deny(unsafe_code)]
+
 pub mod api;
 pub mod attest;
 pub mod cgroup;

@@ -1,7 +1,5 @@
 //! The few bpf(2) calls that the loader library does not offer: links that are pinned, and swapped in place.
 
-#![expect(unsafe_code, reason = "bpf(2) takes a pointer; each call is one block with its reason")]
-
 use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
@@ -89,6 +87,15 @@ pub(super) fn pin(object: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
 pub(super) fn open(path: &Path) -> io::Result<OwnedFd> {
     let path = CString::new(path.as_os_str().as_bytes())?;
     call_for_fd(OBJ_GET, &Object { path: path.as_ptr() as u64, fd: 0, flags: 0 })
+}
+
+/// Gives memory back that starting up has used and nothing needs any more: the kernel's types, read twice.
+pub(super) fn trim_memory() {
+    // SAFETY: takes a number and touches only the allocator's own free memory.
+    #[cfg(target_env = "gnu")]
+    unsafe {
+        libc::malloc_trim(0)
+    };
 }
 
 fn number(fd: BorrowedFd<'_>) -> u32 {

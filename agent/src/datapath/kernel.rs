@@ -215,7 +215,7 @@ impl Kernel {
 
     /// What the programs log, once; at the level that was chosen when they were loaded.
     pub fn log(&mut self) -> Result<EbpfLogger<&'static dyn log::Log>, Error> {
-        EbpfLogger::init(&mut self.ebpf).map_err(|_| Error::NoMap { name: "AYA_LOGS" })
+        EbpfLogger::init(&mut self.ebpf).map_err(|_missing| Error::NoMap { name: "AYA_LOGS" })
     }
 
     /// The rings, once.
@@ -443,6 +443,8 @@ fn entries<K: aya::Pod, V: aya::Pod>(table: &Table<K, V>) -> impl Iterator<Item 
 fn load(config: &Config, pins: &Path) -> Result<Ebpf, Error> {
     let offsets = btf::offsets()?;
     let mut loader = EbpfLoader::new();
+    // Nothing in the object asks for the kernel's types; keeping them would cost more memory than all the rest.
+    loader.btf(None);
     for (name, offset) in &offsets {
         loader.override_global(name, offset, true);
     }

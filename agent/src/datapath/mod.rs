@@ -1,6 +1,7 @@
 //! The kernel side, seen from user space: loads and pins programs and maps, writes the tables, reads the rings, refuses
 //! and ends connections. The only room that knows aya.
 
+#[expect(unsafe_code, reason = "bpf(2) takes a pointer; each call is one block with its reason")]
 mod bpf;
 pub mod btf;
 pub mod diag;
@@ -85,6 +86,11 @@ pub enum Error {
         /// The system's word.
         source: io::Error,
     },
+}
+
+/// Gives memory back that only starting up needed.
+pub fn trim_memory() {
+    bpf::trim_memory();
 }
 
 /// Removes every pin of this instance, and with them every program: nothing is judged any more. Returns how many pins

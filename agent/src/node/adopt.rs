@@ -29,7 +29,7 @@ impl Survey {
             match listed {
                 Ok(sockets) => survey.add(netns, sockets),
                 Err(error) => {
-                    tracing::debug!(%error, netns = netns.0, "cannot list the sockets of a namespace")
+                    tracing::debug!(%error, netns = netns.0, "cannot list the sockets of a namespace");
                 }
             }
         }

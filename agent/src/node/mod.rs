@@ -154,6 +154,7 @@ async fn serve(config: Config) -> Result<(), Error> {
         tokio::spawn(rings::drain(rings.flows, rings.denials, polling, names, Arc::clone(&hub), refuse));
     let log = tokio::spawn(rings::log(log));
     let answer = tokio::spawn(server.serve(hub, commands));
+    datapath::trim_memory();
     tracing::info!("ready");
     let mut terminate = signal(SignalKind::terminate()).map_err(Error::Start)?;
     tokio::select! {
