@@ -10,7 +10,7 @@ use crate::case::Case;
 use crate::maps;
 
 /// How much may wait in the ring before the agent is woken although it drains by the clock.
-const WAKE_BYTES: u64 = 1 << 20;
+const WAKE_BYTES: u64 = 1 << 18;
 
 /// What an event says beside its connection.
 pub(crate) struct Telling {

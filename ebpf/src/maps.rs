@@ -59,7 +59,7 @@ pub(crate) static FLOWS: RingBuf<FlowEvent, 4_194_304> = RingBuf::new();
 #[btf_map]
 pub(crate) static DENIALS: RingBuf<FlowEvent, 1_048_576> = RingBuf::new();
 #[btf_map]
-pub(crate) static CGROUPS: RingBuf<CgroupEvent, 262_144> = RingBuf::new();
+pub(crate) static CGROUPS: RingBuf<CgroupEvent, 131_072> = RingBuf::new();
 
 /// 1 while the agent drains the flow ring by the clock, so that programs need not wake it.
 #[btf_map]

@@ -137,7 +137,8 @@ pub enum Request {
     SavedSyn { handle: Handle },
     /// Ask for IPv4 options in every packet of a socket.
     IpOptions { handle: Handle, data: Vec<u8> },
-    /// Send finished IPv4 packets through a raw socket (`IP_HDRINCL`), then collect the TCP heads that come back.
+    /// Send finished IPv4 packets through a raw socket (`IP_HDRINCL`), then collect the TCP heads that come back to a port
+    /// (0: to any).
     RawPackets { packets: Vec<Vec<u8>>, listen_port: u16, milliseconds: u64 },
     /// Send finished frames through `AF_PACKET`, then collect the TCP heads that come back.
     Frames { interface: String, frames: Vec<Vec<u8>>, listen_port: u16, milliseconds: u64 },

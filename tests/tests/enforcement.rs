@@ -254,9 +254,8 @@ fn an_egress_denial_names_the_rule_and_the_process_too() {
     for (protocol, port) in [(Protocol::Tcp, 5001u16), (Protocol::Udp, 5002)] {
         let to = SocketAddr::new(parse("192.0.2.1:0").ip(), port);
         batch.probe.connect(protocol, to).assert_refused(&["EPERM"], protocol.as_str());
-        let denied = tap.expect(protocol.as_str(), SOON, |flow| {
-            flow.is("deny") && flow.text("port") == port.to_string()
-        });
+        let denied = tap
+            .expect(protocol.as_str(), SOON, |flow| flow.is("deny") && flow.text("port") == port.to_string());
         assert_eq!(denied.text("protocol"), protocol.as_str(), "{denied:?}");
         assert_eq!(denied.text("reason"), "no-rule-matches", "{denied:?}");
         assert_eq!(denied.text("rule.policy"), "shop/stays-home", "{denied:?}");

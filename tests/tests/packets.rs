@@ -11,6 +11,8 @@ use waxseal_tests::stage::{Stage, Workload, allow_ingress, policy};
 const GUARDED: u16 = 8080;
 /// A port of nobody's workload, to show that a packet would have worked.
 const CONTROL: u16 = 8081;
+/// Whatever port an answer goes to.
+const ANY: u16 = 0;
 
 /// An attacker who may write any frame, a good caller beside it, and a guarded server across the wire.
 struct Scene {
@@ -31,7 +33,9 @@ fn scene(label: &str) -> Scene {
     let (near, far) = here.wire(&there, 1);
     // An honest kernel would answer a SYN-ACK that it did not ask for with an RST.
     here.nft(
-        "table inet quiet { chain out { type filter hook output priority 0; tcp flags & rst == rst drop; } }",
+        "table inet quiet {
+           chain out { type filter hook output priority 0; tcp flags & rst == rst drop; }
+         }",
     );
     let (stage, [good, mut server]) =
         Stage::new(label, [("shop/good", Some(&here)), ("shop/server", Some(&there))]);
@@ -87,7 +91,7 @@ impl Scene {
     }
 }
 
-/// More than a hundred ways to cut a SYN of 40 TCP bytes into pieces.
+/// More than a hundred ways to cut a SYN into pieces.
 fn shapes(packet: &[u8]) -> Vec<Vec<Vec<u8>>> {
     let mut shapes = Vec::new();
     let length = packet.len() - 20;
@@ -131,7 +135,8 @@ fn a_forged_seal_in_a_fragmented_syn_is_never_honoured() {
     let mut scene = scene("fragments");
     let plain = scene.throw(&fragments(&scene.forged(40_000, CONTROL).packet(), &[8]), 40_000, 200);
     assert!(plain.iter().any(probe::Segment::accepts), "the control listener answers such fragments");
-    let shapes = shapes(&scene.forged(40_001, GUARDED).packet());
+    let options = [&[1u8; 24][..], &forged_seal(scene.identity, 0)].concat();
+    let shapes = shapes(&Segment { options, ..scene.forged(40_001, GUARDED) }.packet());
     assert!(shapes.len() > 100, "{}", shapes.len());
     for chunk in shapes.chunks(32) {
         let packets: Vec<Vec<u8>> = chunk.iter().flatten().cloned().collect();
@@ -172,9 +177,9 @@ fn a_whole_syn_with_a_forged_seal_is_refused_wherever_the_bytes_stand() {
 fn no_word_of_flags_opens_a_guarded_port() {
     let mut scene = scene("flags");
     let syn_variants = [0x002, 0x00a, 0x022, 0x042, 0x0c2, 0x102];
-    for flags in syn_variants {
-        let packet = Segment { flags, ..scene.forged(40_003, CONTROL) }.packet();
-        let heard = scene.throw(&[packet], 40_003, 60);
+    for (flags, port) in syn_variants.into_iter().zip(40_010..) {
+        let packet = Segment { flags, ..scene.forged(port, CONTROL) }.packet();
+        let heard = scene.throw(&[packet], port, 60);
         assert!(
             heard.iter().any(probe::Segment::accepts),
             "the control listener takes flags {flags:#05x} as a SYN"
@@ -184,9 +189,9 @@ fn no_word_of_flags_opens_a_guarded_port() {
     for chunk in words.chunks(128) {
         let packets: Vec<Vec<u8>> = chunk
             .iter()
-            .map(|flags| Segment { flags: *flags, ..scene.forged(40_004, GUARDED) }.packet())
+            .map(|flags| Segment { flags: *flags, ..scene.forged(41_000 + flags, GUARDED) }.packet())
             .collect();
-        let heard = scene.throw(&packets, 40_004, 60);
+        let heard = scene.throw(&packets, ANY, 60);
         assert!(!heard.iter().any(probe::Segment::accepts), "flags {chunk:x?}: {heard:?}");
     }
     scene.assert_unharmed();
@@ -195,15 +200,17 @@ fn no_word_of_flags_opens_a_guarded_port() {
 #[test]
 fn ip_options_change_no_verdict() {
     let mut scene = scene("ip-options");
-    for words in 1..=10usize {
-        let nops = Segment { ip_options: vec![1; words * 4], ..scene.forged(40_005, CONTROL) }.packet();
-        let heard = scene.throw(&[nops], 40_005, 60);
+    for words in 1..=10u16 {
+        let ip_options = vec![1; usize::from(words) * 4];
+        let nops =
+            Segment { ip_options: ip_options.clone(), ..scene.forged(40_020 + words, CONTROL) }.packet();
+        let heard = scene.throw(&[nops], 40_020 + words, 60);
         assert!(
             heard.iter().any(probe::Segment::accepts),
             "the control listener takes {words} words of options"
         );
-        let nops = Segment { ip_options: vec![1; words * 4], ..scene.forged(40_006, GUARDED) }.packet();
-        let heard = scene.throw(&[nops], 40_006, 60);
+        let nops = Segment { ip_options, ..scene.forged(40_040 + words, GUARDED) }.packet();
+        let heard = scene.throw(&[nops], 40_040 + words, 60);
         assert!(!heard.iter().any(probe::Segment::accepts), "{words} words of options: {heard:?}");
     }
     // Loose source route, strict source route, record route, timestamp.

@@ -42,15 +42,20 @@ ip link set lo up
 for name in server friend stranger; do mkdir -p /sys/fs/cgroup/smoke/$name; done
 echo
 uname -r
-waxseal doctor
 waxseal agent > /run/agent.log 2>&1 &
 agent=$!
 tries=0
-until waxseal status > /run/status 2>&1 || [ $tries -ge 120 ]; do
+until waxseal status > /run/status 2>&1 || [ $tries -ge 240 ] || ! kill -0 $agent 2> /dev/null; do
 	tries=$((tries + 1))
 	sleep 1
 done
-check "the agent answers" "yes" "$(test $tries -lt 120 && echo yes) $(tr '\n' ' ' < /run/status)"
+if ! waxseal status > /run/status 2>&1; then
+	echo "smoke: FAIL the agent does not answer"
+	tail -n 40 /run/agent.log
+	echo "init: failure"
+	poweroff -f
+fi
+check "the agent answers" "revision" "$(tr '\n' ' ' < /run/status)"
 tries=0
 until waxseal endpoint list 2> /dev/null | grep -q smoke/stranger || [ $tries -ge 30 ]; do
 	tries=$((tries + 1))

@@ -184,8 +184,8 @@ pub fn resolve(inputs: &Inputs<'_>) -> Result<Resolved, Error> {
         managed: layers.list("managed", &[], values::cgroup)?,
         mesh: layers.list("mesh", &MESH, values::cidr)?,
         connections: layers.value("connections", "262144", values::connections)?,
-        flow_ring: layers.value("flow_ring", "4MiB", values::ring)?,
-        denial_ring: layers.value("denial_ring", "1MiB", values::ring)?,
+        flow_ring: layers.value("flow_ring", "1MiB", values::ring)?,
+        denial_ring: layers.value("denial_ring", "512KiB", values::ring)?,
         log: layers.value("log", "info", values::text)?,
         instance,
     };

@@ -43,8 +43,8 @@ fn without_a_word_from_anybody_the_defaults_hold() {
         managed=
         mesh=10.0.0.0/8,172.16.0.0/12,192.168.0.0/16,100.64.0.0/10,169.254.0.0/16,127.0.0.0/8,fc00::/7,fe80::/10,::1/128
         connections=262144
-        flow_ring=4194304
-        denial_ring=1048576
+        flow_ring=1048576
+        denial_ring=524288
         log=info
     "]]
     .assert_eq(&(shown.join("\n") + "\n"));

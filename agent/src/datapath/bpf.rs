@@ -6,11 +6,12 @@ use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
-use zerocopy::{Immutable, IntoBytes};
+use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 // enum bpf_cmd
 const OBJ_PIN: i32 = 6;
 const OBJ_GET: i32 = 7;
+const PROG_TEST_RUN: i32 = 10;
 const RAW_TRACEPOINT_OPEN: i32 = 17;
 const LINK_CREATE: i32 = 28;
 const LINK_UPDATE: i32 = 29;
@@ -39,6 +40,19 @@ struct LinkCreate {
     attach_type: u32,
     flags: u32,
     pad: [u64; 4],
+}
+
+#[repr(C)]
+#[derive(FromBytes, IntoBytes, Immutable)]
+struct TestRun {
+    program: u32,
+    answer: u32,
+    length_in: u32,
+    length_out: u32,
+    data_in: u64,
+    data_out: u64,
+    repeat: u32,
+    duration: u32,
 }
 
 #[repr(C)]
@@ -87,6 +101,24 @@ pub(super) fn pin(object: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
 pub(super) fn open(path: &Path) -> io::Result<OwnedFd> {
     let path = CString::new(path.as_os_str().as_bytes())?;
     call_for_fd(OBJ_GET, &Object { path: path.as_ptr() as u64, fd: 0, flags: 0 })
+}
+
+/// Runs a program over a packet, once, and returns what it returns.
+pub(super) fn run(program: BorrowedFd<'_>, packet: &[u8]) -> io::Result<u32> {
+    let mut run = TestRun {
+        program: number(program),
+        answer: 0,
+        length_in: packet.len() as u32,
+        length_out: 0,
+        data_in: packet.as_ptr() as u64,
+        data_out: 0,
+        repeat: 1,
+        duration: 0,
+    };
+    let bytes = run.as_mut_bytes();
+    // SAFETY: the kernel reads and writes `bytes.len()` bytes of a live buffer; the packet outlives the call.
+    let done = unsafe { libc::syscall(libc::SYS_bpf, PROG_TEST_RUN, bytes.as_mut_ptr(), bytes.len()) };
+    if done < 0 { Err(io::Error::last_os_error()) } else { Ok(run.answer) }
 }
 
 /// Gives memory back that starting up has used and nothing needs any more: the kernel's types, read twice.

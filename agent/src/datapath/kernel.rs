@@ -1,25 +1,19 @@
 //! The loaded programs and their maps: the only writer of the kernel's tables.
 
-use std::fs::{self, File};
-use std::io;
-use std::os::fd::{AsFd as _, OwnedFd};
-use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use aya::Ebpf;
 use aya::maps::lpm_trie::{Key, LpmTrie};
-use aya::maps::{Array, HashMap, MapData, MapError, MapInfo, PerCpuArray, RingBuf};
-use aya::programs::Program;
-use aya::{Ebpf, EbpfLoader};
-use aya_log::EbpfLogger;
+use aya::maps::{Array, HashMap, MapData, MapError, MapInfo, PerCpuArray};
 use waxseal_common::address::Address;
 use waxseal_common::ids::{CgroupId, IdentityId, Revision};
 use waxseal_common::seal::SealKey;
 use waxseal_common::state::{Connection, Counter, Endpoint, Keys, Pending, Settings, Tuple, UdpFlow};
 use waxseal_common::tables::{AddressEntry, IdentityEntry, Mode, PortSet, RowEntry, RowKey};
 
-use super::object::{HOOKS, MAPS, OBJECT, Place};
-use super::{Error, bpf, btf};
+use super::Error;
+use super::load::{Channels, Loaded, Programs, load, take};
 use crate::config::Config;
 use crate::policy::{Capacity, Change, Compiled, Pinned, Plan, Prefix};
 
@@ -33,7 +27,8 @@ type Table<K, V> = HashMap<MapData, K, V>;
 
 /// The datapath in the kernel.
 pub struct Kernel {
-    ebpf: Ebpf,
+    programs: Programs,
+    channels: Option<Channels>,
     pins: PathBuf,
     cgroup: PathBuf,
     settings: Array<MapData, Settings>,
@@ -57,38 +52,6 @@ impl std::fmt::Debug for Kernel {
     }
 }
 
-/// Whether programs leave the agent asleep.
-pub struct Polling(Array<MapData, u32>);
-
-impl std::fmt::Debug for Polling {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Polling")
-    }
-}
-
-impl Polling {
-    /// Says whether the agent drains the flow ring by the clock.
-    pub fn set(&mut self, polling: bool) -> Result<(), Error> {
-        self.0.set(0, u32::from(polling), 0).map_err(map_error("POLLING"))
-    }
-}
-
-/// The rings that the programs write into.
-pub struct Rings {
-    /// Verdicts that let pass, and closes.
-    pub flows: RingBuf<MapData>,
-    /// Denials.
-    pub denials: RingBuf<MapData>,
-    /// Changes of the cgroup tree.
-    pub cgroups: RingBuf<MapData>,
-}
-
-impl std::fmt::Debug for Rings {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Rings")
-    }
-}
-
 /// How full a table is.
 #[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
 pub struct Fill {
@@ -103,18 +66,7 @@ pub struct Fill {
 impl Kernel {
     /// Loads programs and maps, taking over what an earlier agent of this instance has left. Attaches nothing.
     pub fn open(config: &Config, cgroup: &Path) -> Result<Self, Error> {
-        if OBJECT.is_empty() {
-            return Err(Error::NoObject);
-        }
-        mount_bpffs(&config.bpffs)?;
-        let pins = config.pins();
-        make_private(&config.instance_pins())?;
-        make_private(&pins)?;
-        let resumed = pins.join("SETTINGS").exists();
-        let mut ebpf = load(config, &pins)?;
-        for hook in HOOKS {
-            load_program(&mut ebpf, hook.name)?;
-        }
+        let Loaded { mut ebpf, programs, pins, resumed } = load(config)?;
         let mut kernel = Self {
             settings: Array::try_from(take(&mut ebpf, "SETTINGS")?).map_err(map_error("SETTINGS"))?,
             endpoints: table(&mut ebpf, "ENDPOINTS")?,
@@ -127,21 +79,22 @@ impl Kernel {
             pending: table(&mut ebpf, "PENDING")?,
             udp_flows: table(&mut ebpf, "UDP_FLOWS")?,
             counters: PerCpuArray::try_from(take(&mut ebpf, "COUNTERS")?).map_err(map_error("COUNTERS"))?,
-            ebpf,
+            channels: Some(Channels::take(&mut ebpf)?),
+            programs,
             pins,
             cgroup: cgroup.to_owned(),
             resumed,
         };
-        kernel.prepare(config)?;
+        kernel.prepare(config, &mut ebpf)?;
         Ok(kernel)
     }
 
     /// First start: a key, and settings under which nothing is in force yet. Later: the settings stay.
-    fn prepare(&mut self, config: &Config) -> Result<(), Error> {
+    fn prepare(&mut self, config: &Config, ebpf: &mut Ebpf) -> Result<(), Error> {
         let mut settings = self.settings()?;
         if !self.resumed {
             let mut keys: Array<MapData, Keys> =
-                Array::try_from(take(&mut self.ebpf, "KEYS")?).map_err(map_error("KEYS"))?;
+                Array::try_from(take(ebpf, "KEYS")?).map_err(map_error("KEYS"))?;
             let seal = SealKey([rand::random(), rand::random()]);
             keys.set(0, Keys { seal }, 0).map_err(map_error("KEYS"))?;
             settings.mode_ceiling = Mode::Enforce as u8;
@@ -152,79 +105,23 @@ impl Kernel {
     }
 
     /// Attaches every program, or swaps it into the link that is there: at no moment is a packet not judged.
-    pub fn attach(&mut self) -> Result<(), Error> {
-        let cgroup = File::open(&self.cgroup).map_err(|source| Error::File {
-            call: "open",
-            path: self.cgroup.clone(),
-            source,
-        })?;
-        for hook in HOOKS {
-            let pin = self.pins.join(format!("link_{}", hook.name));
-            let program = self.program_fd(hook.name)?;
-            let failed = |source| Error::Attach { program: hook.name, to: self.cgroup.clone(), source };
-            match hook.place {
-                Place::Nowhere => {}
-                Place::Tracepoint(name) => {
-                    // Such a link cannot be given another program. The new one attaches before the old one goes.
-                    let link = bpf::attach_tracepoint(program.as_fd(), name).map_err(failed)?;
-                    let fresh = self.pins.join(format!("new_{}", hook.name));
-                    remove_if_there(&fresh).map_err(failed)?;
-                    bpf::pin(link.as_fd(), &fresh).map_err(failed)?;
-                    fs::rename(&fresh, &pin).map_err(failed)?;
-                }
-                Place::Cgroup(_) if pin.exists() => {
-                    let link = bpf::open(&pin).map_err(failed)?;
-                    match bpf::swap(link.as_fd(), program.as_fd()) {
-                        Ok(()) => {}
-                        // The directory that it was attached to is gone, and the link with it.
-                        Err(error) if error.raw_os_error() == Some(libc::ENOLINK) => {
-                            fs::remove_file(&pin).map_err(failed)?;
-                            attach_new(hook.place, &program, &cgroup, &pin).map_err(failed)?;
-                        }
-                        Err(error) => return Err(failed(error)),
-                    }
-                }
-                Place::Cgroup(_) => attach_new(hook.place, &program, &cgroup, &pin).map_err(failed)?,
-            }
-        }
-        Ok(())
-    }
-
-    fn program_fd(&self, name: &'static str) -> Result<OwnedFd, Error> {
-        let missing = || Error::NoProgram { name };
-        let program = self.ebpf.program(name).ok_or_else(missing)?;
-        let info = program.info().map_err(|source| Error::Load { name, source: Box::new(source) })?;
-        let fd = info.fd().map_err(|source| Error::Load { name, source: Box::new(source) })?;
-        fd.as_fd().try_clone_to_owned().map_err(|source| Error::File {
-            call: "dup",
-            path: PathBuf::from(name),
-            source,
-        })
+    pub fn attach(&self) -> Result<(), Error> {
+        self.programs.attach(&self.pins, &self.cgroup)
     }
 
     /// How many instructions the verifier walked for each program.
     pub fn verified(&self) -> Vec<(&'static str, u32)> {
-        HOOKS
-            .iter()
-            .filter_map(|hook| {
-                let info = self.ebpf.program(hook.name)?.info().ok()?;
-                Some((hook.name, info.verified_instruction_count()?))
-            })
-            .collect()
+        self.programs.verified()
     }
 
-    /// What the programs log, once; at the level that was chosen when they were loaded.
-    pub fn log(&mut self) -> Result<EbpfLogger<&'static dyn log::Log>, Error> {
-        EbpfLogger::init(&mut self.ebpf).map_err(|_missing| Error::NoMap { name: "AYA_LOGS" })
+    /// What the programs tell through, once.
+    pub fn channels(&mut self) -> Result<Channels, Error> {
+        self.channels.take().ok_or(Error::NoMap { name: "FLOWS" })
     }
 
-    /// The rings, once.
-    pub fn rings(&mut self) -> Result<Rings, Error> {
-        Ok(Rings {
-            flows: RingBuf::try_from(take(&mut self.ebpf, "FLOWS")?).map_err(map_error("FLOWS"))?,
-            denials: RingBuf::try_from(take(&mut self.ebpf, "DENIALS")?).map_err(map_error("DENIALS"))?,
-            cgroups: RingBuf::try_from(take(&mut self.ebpf, "CGROUPS")?).map_err(map_error("CGROUPS"))?,
-        })
+    /// Asks the kernel itself: runs `judge` over a packet and returns its answer.
+    pub fn run_judge(&self, packet: &[u8]) -> Result<u32, Error> {
+        self.programs.run("judge", packet)
     }
 
     /// The settings in force.
@@ -241,11 +138,6 @@ impl Kernel {
     /// Sets the node's ceiling: the emergency mode.
     pub fn set_ceiling(&mut self, mode: Mode) -> Result<(), Error> {
         self.set(|settings| settings.mode_ceiling = mode as u8)
-    }
-
-    /// The switch that tells the programs whether the agent drains the flow ring by the clock. Once.
-    pub fn polling(&mut self) -> Result<Polling, Error> {
-        Array::try_from(take(&mut self.ebpf, "POLLING")?).map(Polling).map_err(map_error("POLLING"))
     }
 
     /// Starts a new revision under which nothing has changed, so that every connection is judged again.
@@ -407,99 +299,21 @@ impl Kernel {
         ]
     }
 
-    /// Asks the kernel itself: runs `judge` over the packets and returns its answers.
-    pub fn run_judge(&mut self, packet: &[u8]) -> Result<u32, Error> {
-        use aya::TestRun as _;
-        let program = self.ebpf.program("judge").ok_or(Error::NoProgram { name: "judge" })?;
-        let Program::SchedClassifier(judge) = program else { return Err(Error::NoProgram { name: "judge" }) };
-        let mut out = [0u8; 256];
-        let options = aya::programs::TestRunOptions {
-            data_in: Some(packet),
-            data_out: Some(&mut out),
-            ..aya::programs::TestRunOptions::default()
-        };
-        let result = judge
-            .test_run(options)
-            .map_err(|source| Error::Load { name: "judge", source: Box::new(source) })?;
-        Ok(result.return_value)
-    }
-
     /// The revision in force.
     pub fn revision(&self) -> Result<Revision, Error> {
         Ok(self.settings()?.revision)
     }
 }
 
-fn attach_new(place: Place, program: &OwnedFd, cgroup: &File, pin: &Path) -> io::Result<()> {
-    let Place::Cgroup(kind) = place else { return Ok(()) };
-    let link = bpf::attach(program.as_fd(), cgroup.as_fd(), kind)?;
-    bpf::pin(link.as_fd(), pin)
-}
-
 fn entries<K: aya::Pod, V: aya::Pod>(table: &Table<K, V>) -> impl Iterator<Item = (K, V)> + '_ {
     table.iter().filter_map(Result::ok)
-}
-
-fn load(config: &Config, pins: &Path) -> Result<Ebpf, Error> {
-    let offsets = btf::offsets()?;
-    let mut loader = EbpfLoader::new();
-    // Nothing in the object asks for the kernel's types; keeping them would cost more memory than all the rest.
-    loader.btf(None);
-    for (name, offset) in &offsets {
-        loader.override_global(name, offset, true);
-    }
-    let level = log_level(&config.log);
-    loader.override_global("AYA_LOG_LEVEL", &level, true);
-    loader
-        .map_max_entries("IDENTITIES", CAPACITY.identities)
-        .map_max_entries("ADDRESSES", CAPACITY.addresses)
-        .map_max_entries("ROWS", CAPACITY.rows)
-        .map_max_entries("PORT_SETS", CAPACITY.sets)
-        .map_max_entries("CONNECTIONS", config.connections)
-        .map_max_entries("UDP_FLOWS", config.connections)
-        .map_max_entries("FLOWS", config.flow_ring)
-        .map_max_entries("DENIALS", config.denial_ring);
-    for name in MAPS {
-        loader.map_pin_path(name, pins.join(name));
-    }
-    loader.load(OBJECT).map_err(|source| Error::Object { source: Box::new(source) })
-}
-
-/// The level of the programs' own log: that of the filter's last part. What is off costs nothing on any path.
-fn log_level(filter: &str) -> u8 {
-    let last = filter.rsplit([',', '=']).next().unwrap_or_default().trim();
-    match last.to_ascii_lowercase().as_str() {
-        "error" => 1,
-        "warn" => 2,
-        "debug" => 4,
-        "trace" => 5,
-        "off" => 0,
-        _ => 3,
-    }
-}
-
-fn load_program(ebpf: &mut Ebpf, name: &'static str) -> Result<(), Error> {
-    let program = ebpf.program_mut(name).ok_or(Error::NoProgram { name })?;
-    let loaded = match program {
-        Program::CgroupSkb(program) => program.load(),
-        Program::CgroupSockAddr(program) => program.load(),
-        Program::SockOps(program) => program.load(),
-        Program::RawTracePoint(program) => program.load(),
-        Program::SchedClassifier(program) => program.load(),
-        _ => return Err(Error::NoProgram { name }),
-    };
-    loaded.map_err(|source| Error::Load { name, source: Box::new(source) })
-}
-
-fn take(ebpf: &mut Ebpf, name: &'static str) -> Result<aya::maps::Map, Error> {
-    ebpf.take_map(name).ok_or(Error::NoMap { name })
 }
 
 fn table<K: aya::Pod, V: aya::Pod>(ebpf: &mut Ebpf, name: &'static str) -> Result<Table<K, V>, Error> {
     HashMap::try_from(take(ebpf, name)?).map_err(map_error(name))
 }
 
-fn map_error(name: &'static str) -> impl Fn(MapError) -> Error {
+pub(super) fn map_error(name: &'static str) -> impl Fn(MapError) -> Error {
     move |source| Error::Map { name, source }
 }
 
@@ -516,34 +330,6 @@ fn is_errno(error: &MapError, errno: i32) -> bool {
         MapError::SyscallError(error) => error.io_error.raw_os_error() == Some(errno),
         _ => false,
     }
-}
-
-fn remove_if_there(path: &Path) -> io::Result<()> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
-    }
-}
-
-/// Mounts the BPF file system where there is none.
-fn mount_bpffs(path: &Path) -> Result<(), Error> {
-    let failed = |call, source| Error::File { call, path: path.to_owned(), source };
-    let kind = nix::sys::statfs::statfs(path).map(|stat| stat.filesystem_type());
-    if kind == Ok(nix::sys::statfs::BPF_FS_MAGIC) {
-        return Ok(());
-    }
-    fs::create_dir_all(path).map_err(|source| failed("create", source))?;
-    let flags =
-        nix::mount::MsFlags::MS_NOSUID | nix::mount::MsFlags::MS_NODEV | nix::mount::MsFlags::MS_NOEXEC;
-    nix::mount::mount(Some("bpf"), path, Some("bpf"), flags, Some("mode=0700"))
-        .map_err(|errno| failed("mount", errno.into()))
-}
-
-/// Makes a directory that only its owner may enter.
-fn make_private(path: &Path) -> Result<(), Error> {
-    let failed = |source| Error::File { call: "create", path: path.to_owned(), source };
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(failed)?;
-    fs::set_permissions(path, fs::Permissions::from_mode(0o700)).map_err(failed)
 }
 
 /// Nanoseconds of the clock that the programs read.

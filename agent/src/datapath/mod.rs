@@ -6,6 +6,7 @@ mod bpf;
 pub mod btf;
 pub mod diag;
 mod kernel;
+mod load;
 pub mod netns;
 pub mod object;
 pub mod probe;
@@ -16,7 +17,8 @@ use std::{fs, io};
 
 use thiserror::Error;
 
-pub use kernel::{CAPACITY, Fill, Kernel, Polling, Rings, monotonic};
+pub use kernel::{CAPACITY, Fill, Kernel, monotonic};
+pub use load::{Channels, Polling};
 pub use refuse::Refuser;
 
 use crate::config::Config;

@@ -25,7 +25,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::api::{Hub, Server, SocketError};
 use crate::cgroup::{self, Tree};
 use crate::config::Config;
-use crate::datapath::{self, Kernel};
+use crate::datapath::{self, Channels, Kernel};
 use crate::{identity, policy, watch};
 use control::Control;
 use names::NameBook;
@@ -121,9 +121,7 @@ async fn serve(config: Config) -> Result<(), Error> {
     let hub = Arc::new(Hub::default());
     let (refuse, refusals) = refusals::channel();
     let mut kernel = Kernel::open(&config, tree.root())?;
-    let rings = kernel.rings()?;
-    let polling = kernel.polling()?;
-    let log = kernel.log()?;
+    let Channels { flows, denials, cgroups, polling, log } = kernel.channels()?;
     let shared = control::Shared { names: Arc::clone(&names), hub: Arc::clone(&hub), refuse: refuse.clone() };
     let (commands, inbox) = mpsc::channel(64);
     let (stop, stopped) = oneshot::channel();
@@ -131,7 +129,6 @@ async fn serve(config: Config) -> Result<(), Error> {
     let refusals = refusals::start(refusals, Arc::clone(&names), tree.clone()).map_err(Error::Start)?;
     let handle = tokio::runtime::Handle::current();
     let (ready, started) = oneshot::channel();
-    let cgroups = rings.cgroups;
     let control = thread::Builder::new()
         .name("control".to_owned())
         .spawn(move || {
@@ -150,8 +147,7 @@ async fn serve(config: Config) -> Result<(), Error> {
         .map_err(Error::Start)?;
     started.await.unwrap_or_else(|_| Err(Error::Start(io::Error::other("the control thread ended"))))?;
 
-    let drain =
-        tokio::spawn(rings::drain(rings.flows, rings.denials, polling, names, Arc::clone(&hub), refuse));
+    let drain = tokio::spawn(rings::drain(flows, denials, polling, names, Arc::clone(&hub), refuse));
     let log = tokio::spawn(rings::log(log));
     let answer = tokio::spawn(server.serve(hub, commands));
     datapath::trim_memory();

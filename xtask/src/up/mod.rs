@@ -41,7 +41,9 @@ pub(crate) fn run(place: &Place, options: &Options) -> anyhow::Result<()> {
     let found = names::of_this_host(&cgroup_mount()?);
     agent.write("policies/this-host.yaml", &names::documents(&found))?;
     copy_examples(place, &agent)?;
-    println!("{} services, containers and sessions of this host have a name:", found.len());
+    if !found.is_empty() {
+        println!("{} services, containers and sessions of this host have a name:", found.len());
+    }
     for names::Named { namespace, name, cgroup } in &found {
         println!("  {:<32} {cgroup}", format!("{namespace}/{name}"));
     }

@@ -161,8 +161,12 @@ fn collect(socket: &Socket, skip: usize, port: u16, patience: Duration) -> io::R
         let Ok((length, _)) = socket.recv_from(&mut buffer) else { continue };
         // SAFETY: the kernel has filled the first `length` bytes.
         let bytes: Vec<u8> = buffer[..length].iter().map(|byte| unsafe { byte.assume_init() }).collect();
-        segments
-            .extend(bytes.get(skip..).and_then(segment).filter(|segment| segment.destination_port == port));
+        segments.extend(
+            bytes
+                .get(skip..)
+                .and_then(segment)
+                .filter(|segment| port == 0 || segment.destination_port == port),
+        );
     }
 }
 
