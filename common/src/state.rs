@@ -32,7 +32,8 @@ pub struct Settings {
     pub grace_until: u64,
     /// The loosest [`crate::tables::Mode`] for the whole node, as its byte: `Enforce` leaves every workload its own.
     pub mode_ceiling: u8,
-    /// The [`crate::tables::Mode`] of identities that no row gives one, as its byte.
+    /// The strictest [`crate::tables::Mode`] that anything on this node asks for, as its byte: it holds for cgroups that
+    /// are to be workloads and are not yet, or were refused.
     pub mode: u8,
     /// Zero.
     pub pad: [u8; 6],
@@ -136,10 +137,12 @@ pub struct Connection {
     pub process: Process,
     /// The listener's own port, which rules are about: after NAT it differs from the tuple's.
     pub port: u16,
-    /// [`Connection::ANSWERED`] or 0.
+    /// The bits below.
     pub flags: u16,
     /// Zero.
     pub pad: u32,
+    /// Opener only: the cookie of the listener that has answered, so that a copy of its seal convinces no other.
+    pub listener: u64,
 }
 
 impl Connection {
@@ -149,6 +152,10 @@ impl Connection {
     pub const OPEN: u8 = 1;
     /// The listener's hook has seen the SYN and filled in the peer and the port.
     pub const ANSWERED: u16 = 1;
+    /// Its SYN may not leave without a seal: the destination is on this node and must learn who calls.
+    pub const SEALS: u16 = 2;
+    /// Older than its owner's being a workload: no program tells of its end.
+    pub const ADOPTED: u16 = 4;
 }
 
 /// A SYN that was allowed and whose connection is not established yet, at the listener. Key: [`Tuple`].
@@ -159,10 +166,12 @@ pub struct Pending {
     pub at: u64,
     /// The revision under which it was judged.
     pub revision: Revision,
-    /// The opener's socket on this node; 0 when unknown.
+    /// The seal of the opener on this node; 0 when it is no workload's.
     pub opener: u64,
     /// The opener, by its true seal.
     pub source: IdentityId,
+    /// The listener's owner, for whom this was judged.
+    pub destination: IdentityId,
     /// The rule that decided.
     pub rule: crate::ids::RuleId,
     /// Verdict and reason as their bytes.
@@ -170,7 +179,7 @@ pub struct Pending {
     /// See above.
     pub reason: u8,
     /// Zero.
-    pub pad: [u8; 6],
+    pub pad: [u8; 2],
 }
 
 /// A judged UDP flow. Key: [`Tuple`] as the opener sent it. Written by the sender's hook, read by the receiver's; removed
@@ -204,6 +213,10 @@ pub struct UdpFlow {
     pub process: Process,
     /// The sending socket's network namespace.
     pub netns: NetnsId,
+    /// The receiving socket's network namespace.
+    pub receiver_netns: NetnsId,
+    /// Zero.
+    pub tail: u32,
 }
 
 /// What is counted, per CPU. The discriminant is the index in the map.

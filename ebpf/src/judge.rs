@@ -26,7 +26,7 @@ pub(crate) struct Bench {
     /// The node's ceiling, as its byte: whoever needs the mode makes it, so that the verifier need not walk the whole
     /// program once for each of the three.
     ceiling: u8,
-    /// The mode of identities without a row, as its byte.
+    /// The mode of cgroups that are to be workloads and are not yet, as its byte.
     mode: u8,
 }
 
@@ -142,7 +142,10 @@ extern "C" fn waxseal_answer(what: u64, who: u64, address: u64, revision: u64) -
 
 #[inline(never)]
 fn refuse(bench: &Bench, identity: u32, reason: u8) -> u64 {
-    let mode = match AsOf(bench.revision).identity(IdentityId(identity)) {
+    let identity = IdentityId(identity);
+    let mode = match AsOf(bench.revision).identity(identity) {
+        // Who is no workload yet has a row that binds nobody; the strictest mode of the node holds.
+        _ if !identity.is_workload() => bench.mode,
         Some(row) if row.ingress.mode > row.egress.mode => row.ingress.mode,
         Some(row) => row.egress.mode,
         None => bench.mode,
@@ -158,7 +161,7 @@ fn look_up_address(address: &Address, revision: u64) -> u64 {
     u64::from(row.flags) << 32 | u64::from(row.class)
 }
 
-#[inline(never)]
+#[inline(always)]
 fn ingress(bench: &Bench, case: &Case) -> u64 {
     ask(
         bench,
@@ -174,7 +177,7 @@ fn ingress(bench: &Bench, case: &Case) -> u64 {
     )
 }
 
-#[inline(never)]
+#[inline(always)]
 fn egress(bench: &Bench, case: &Case, dialled: &Address) -> u64 {
     ask(
         bench,
@@ -190,7 +193,7 @@ fn egress(bench: &Bench, case: &Case, dialled: &Address) -> u64 {
     )
 }
 
-#[inline(never)]
+#[inline(always)]
 fn again(bench: &Bench, record: &Connection) -> u64 {
     let opener = record.opener == 1;
     let other = if opener { &record.tuple.destination } else { &record.tuple.source };
@@ -211,7 +214,7 @@ fn again(bench: &Bench, record: &Connection) -> u64 {
 /// Packs a judgement. The bytes go through memory, where the verifier forgets which of the constants each one was: it
 /// walks on once instead of once for each.
 #[inline(always)]
-fn pack(judged: Judgement) -> u64 {
+pub(crate) fn pack(judged: Judgement) -> u64 {
     let Judgement { verdict, reason, rule } = judged;
     let verdict = black_box(verdict as u8 | FORGET) & !FORGET;
     let reason = black_box(reason as u8 | FORGET) & !FORGET;
@@ -221,8 +224,9 @@ fn pack(judged: Judgement) -> u64 {
 /// A zero byte is the one that the verifier remembers.
 const FORGET: u8 = 0x80;
 
+/// The opposite of [`pack`].
 #[inline(always)]
-fn unpack(answer: u64) -> Judgement {
+pub(crate) fn unpack(answer: u64) -> Judgement {
     Judgement {
         verdict: Verdict::from_byte(answer as u8),
         reason: Reason::from_byte((answer >> 8) as u8).unwrap_or(Reason::NoRuleMatches),

@@ -4,6 +4,7 @@ use std::io::Write as _;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use crate::root;
 
@@ -77,6 +78,12 @@ impl Netns {
         self.ip(&["link", "add", &name, "type", "veth", "peer", "name", &name, "netns", &other.name]);
         let near = self.dress(&name, number, 1);
         let far = other.dress(&name, number, 2);
+        // The kernel looks at changes of carrier once a second; until then the interface swallows what is sent.
+        for namespace in [self, other] {
+            root::wait(&format!("{name} is up"), Duration::from_secs(5), || {
+                namespace.ip(&["-brief", "link", "show", &name]).contains(" UP ").then_some(())
+            });
+        }
         (near, far)
     }
 

@@ -66,7 +66,7 @@ pub struct Fill {
 impl Kernel {
     /// Loads programs and maps, taking over what an earlier agent of this instance has left. Attaches nothing.
     pub fn open(config: &Config, cgroup: &Path) -> Result<Self, Error> {
-        let Loaded { mut ebpf, programs, pins, resumed } = load(config)?;
+        let Loaded { mut ebpf, programs, pins } = load(config)?;
         let mut kernel = Self {
             settings: Array::try_from(take(&mut ebpf, "SETTINGS")?).map_err(map_error("SETTINGS"))?,
             endpoints: table(&mut ebpf, "ENDPOINTS")?,
@@ -83,7 +83,7 @@ impl Kernel {
             programs,
             pins,
             cgroup: cgroup.to_owned(),
-            resumed,
+            resumed: false,
         };
         kernel.prepare(config, &mut ebpf)?;
         Ok(kernel)
@@ -92,15 +92,16 @@ impl Kernel {
     /// First start: a key, and settings under which nothing is in force yet. Later: the settings stay.
     fn prepare(&mut self, config: &Config, ebpf: &mut Ebpf) -> Result<(), Error> {
         let mut settings = self.settings()?;
+        let mut keys: Array<MapData, Keys> =
+            Array::try_from(take(ebpf, "KEYS")?).map_err(map_error("KEYS"))?;
+        // Maps can be pinned by a start that went no further. Only a key says that one went through.
+        self.resumed = keys.get(&0, 0).map_err(map_error("KEYS"))?.seal.0 != [0, 0];
         if !self.resumed {
-            let mut keys: Array<MapData, Keys> =
-                Array::try_from(take(ebpf, "KEYS")?).map_err(map_error("KEYS"))?;
             let seal = SealKey([rand::random(), rand::random()]);
             keys.set(0, Keys { seal }, 0).map_err(map_error("KEYS"))?;
             settings.mode_ceiling = Mode::Enforce as u8;
             settings.grace_until = monotonic() + config.grace.as_nanos() as u64;
         }
-        settings.mode = config.mode as u8;
         self.settings.set(0, settings, 0).map_err(map_error("SETTINGS"))
     }
 
@@ -148,6 +149,14 @@ impl Kernel {
     /// Applies changes that belong to no plan.
     pub fn write_all(&mut self, changes: &[Change]) -> Result<(), Error> {
         changes.iter().try_for_each(|change| self.write(change))
+    }
+
+    /// Sets the mode that holds for whoever is to be a workload and is not yet.
+    pub fn set_pending_mode(&mut self, mode: Mode) -> Result<(), Error> {
+        if self.settings()?.mode == mode as u8 {
+            return Ok(());
+        }
+        self.set(|settings| settings.mode = mode as u8)
     }
 
     /// Says who owns a cgroup.

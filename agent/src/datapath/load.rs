@@ -21,8 +21,6 @@ pub(super) struct Loaded {
     pub(super) ebpf: Ebpf,
     pub(super) programs: Programs,
     pub(super) pins: PathBuf,
-    /// Whether the maps were there already.
-    pub(super) resumed: bool,
 }
 
 /// Loads programs and maps; maps that are pinned already are taken over.
@@ -34,10 +32,9 @@ pub(super) fn load(config: &Config) -> Result<Loaded, Error> {
     let pins = config.pins();
     make_private(&config.instance_pins())?;
     make_private(&pins)?;
-    let resumed = pins.join("SETTINGS").exists();
     let mut ebpf = load_object(config, &pins)?;
     let programs = HOOKS.iter().map(|hook| load_program(&mut ebpf, *hook)).collect::<Result<_, _>>()?;
-    Ok(Loaded { ebpf, programs: Programs(programs), pins, resumed })
+    Ok(Loaded { ebpf, programs: Programs(programs), pins })
 }
 
 /// What the programs tell through.

@@ -52,11 +52,10 @@ fn children(directory: &str) -> impl Iterator<Item = PathBuf> {
     fs::read_dir(directory).into_iter().flatten().filter_map(Result::ok).map(|entry| entry.path())
 }
 
-/// Every network namespace that some process lives in, with one way in.
+/// Every network namespace that some process lives in or that has a name, with one way in.
 pub fn all() -> HashMap<NetnsId, PathBuf> {
     let mut found = HashMap::new();
-    for process in children("/proc") {
-        let path = process.join("ns/net");
+    for path in children("/proc").map(|process| process.join("ns/net")).chain(children("/run/netns")) {
         if let Ok(meta) = fs::metadata(&path) {
             found.entry(NetnsId(meta.ino() as u32)).or_insert(path);
         }

@@ -84,7 +84,7 @@ impl Survey {
                     stage: Connection::OPEN,
                     opener: u8::from(!accepted),
                     port: tuple.destination_port,
-                    flags: Connection::ANSWERED,
+                    flags: Connection::ANSWERED | Connection::ADOPTED,
                     ..Connection::default()
                 };
                 Some((socket.cookie, record))

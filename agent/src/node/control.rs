@@ -1,7 +1,6 @@
 //! The control thread: the only one that changes identities, endpoints and policies.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -42,13 +41,30 @@ const AGE_TICKS: u64 = 10;
 /// After how long an idle UDP flow is forgotten.
 const UDP_IDLE: Duration = Duration::from_mins(2);
 /// After how long a SYN that was allowed and never completed is forgotten: longer than the kernel keeps it itself.
-const HALF_OPEN: Duration = Duration::from_secs(75);
+/// An accept that is deferred until data comes (TCP_DEFER_ACCEPT) takes longest.
+const HALF_OPEN: Duration = Duration::from_mins(4);
+
+/// How long the identity of a cgroup that is gone holds for sockets that outlive it.
+pub(super) const LINGER: Duration = Duration::from_mins(10);
 
 /// What the control thread shares with the others.
 pub(super) struct Shared {
     pub(super) names: Arc<NameBook>,
     pub(super) hub: Arc<Hub>,
     pub(super) refuse: Refuse,
+}
+
+/// The connections that an earlier agent adopted.
+fn adopted(kernel: &Kernel) -> BTreeSet<u64> {
+    let adopted = |record: &Connection| record.flags & Connection::ADOPTED != 0;
+    kernel.connections().into_iter().filter(|(_, record)| adopted(record)).map(|(cookie, _)| cookie).collect()
+}
+
+/// The addresses of this node, in every namespace.
+fn local_addresses() -> BTreeSet<Address> {
+    let own = netns::own().ok();
+    let others = netns::all().into_iter().filter(|(netns, _)| Some(*netns) != own);
+    others.flat_map(|(_, path)| addresses_in(Some(&path))).chain(addresses_in(None)).collect()
 }
 
 /// The addresses of a namespace; of this process's own without one. What cannot be read has none.
@@ -74,9 +90,11 @@ pub(super) struct Control {
     pub(super) decisions: BTreeMap<CgroupId, Decision>,
     pub(super) owners: BTreeMap<CgroupId, Owner>,
     pub(super) bound: BTreeMap<CgroupId, Endpoint>,
+    /// Cgroups that are gone, and since when: their sockets may outlive them for a while.
+    pub(super) leaving: BTreeMap<CgroupId, Instant>,
     /// Recorded connections whose end no program tells.
     pub(super) adopted: BTreeSet<u64>,
-    /// The addresses of this node, in every namespace in which a workload runs.
+    /// The addresses of this node, in every namespace.
     pub(super) local: BTreeSet<Address>,
     pub(super) policy: PolicyReport,
     pub(super) ceiling: Option<Ceiling>,
@@ -84,7 +102,9 @@ pub(super) struct Control {
     pub(super) shared: Shared,
     cgroups_lost: u64,
     /// A process has entered a workload, perhaps with a namespace that nobody has looked into.
-    look_soon: bool,
+    pub(super) look_soon: bool,
+    /// Something happened in the tree that an event could not tell.
+    scan_soon: bool,
 }
 
 impl Control {
@@ -103,7 +123,8 @@ impl Control {
             decisions: BTreeMap::new(),
             owners: BTreeMap::new(),
             bound: kernel.endpoints()?.into_iter().collect(),
-            adopted: BTreeSet::new(),
+            leaving: BTreeMap::new(),
+            adopted: adopted(&kernel),
             local: BTreeSet::new(),
             policy: PolicyReport {
                 directory: super::reports::shown(&config.policies),
@@ -113,6 +134,7 @@ impl Control {
             started: Instant::now(),
             cgroups_lost: 0,
             look_soon: false,
+            scan_soon: false,
             config,
             tree,
             kernel,
@@ -122,10 +144,8 @@ impl Control {
         control.kernel.write_all(&pinned.settle)?;
         control.kernel.set_ceiling(control.ceiling.map_or(Mode::Enforce, |ceiling| ceiling.mode))?;
         control.scan()?;
-        control.local = control.local_addresses();
+        control.local = local_addresses();
         control.first_set()?;
-        // Now it is known which namespaces workloads run in.
-        control.look_around();
         control.kernel.attach()?;
         // Directories that were made between the scan and the attaching of the hook that tells of them.
         control.rescan();
@@ -241,6 +261,9 @@ impl Control {
         }
         if ticks.is_multiple_of(AGE_TICKS) {
             self.age();
+            if self.leaving.values().any(|since| since.elapsed() > LINGER) {
+                self.settle_cgroups(&BTreeSet::new());
+            }
         }
         if self.look_soon || ticks.is_multiple_of(AGE_TICKS) {
             self.look_soon = false;
@@ -250,27 +273,11 @@ impl Control {
 
     /// Learns the node's addresses anew. Towards them a SYN is sealed, and a destination may be a workload.
     fn look_around(&mut self) {
-        let local = self.local_addresses();
+        let local = local_addresses();
         if local != self.local {
             self.local = local;
             self.settle_cgroups(&BTreeSet::new());
         }
-    }
-
-    fn local_addresses(&self) -> BTreeSet<Address> {
-        let mut found: BTreeSet<Address> = addresses_in(None);
-        let mut seen: BTreeSet<u64> = netns::own().map(|own| u64::from(own.0)).into_iter().collect();
-        let workloads = self.owners.iter().filter(|(_, owner)| matches!(owner, Owner::Workload(_)));
-        for cgroup in workloads.filter_map(|(id, _)| self.cgroups.get(id)) {
-            let members = self.tree.directory(&cgroup.path).join("cgroup.procs");
-            for pid in std::fs::read_to_string(members).unwrap_or_default().lines() {
-                let namespace = Path::new("/proc").join(pid).join("ns/net");
-                if std::fs::metadata(&namespace).is_ok_and(|meta| seen.insert(meta.ino())) {
-                    found.extend(addresses_in(Some(&namespace)));
-                }
-            }
-        }
-        found
     }
 
     fn age(&mut self) {
@@ -338,7 +345,9 @@ impl Control {
                 self.cgroup_event(&event, &mut touched);
             }
         }
-        if !touched.is_empty() {
+        if std::mem::take(&mut self.scan_soon) {
+            self.rescan();
+        } else if !touched.is_empty() {
             self.settle_cgroups(&touched);
         }
     }
@@ -347,7 +356,12 @@ impl Control {
     /// the tree itself confirms counts.
     fn cgroup_event(&mut self, event: &CgroupEvent, touched: &mut BTreeSet<CgroupId>) {
         let length = (event.path_length as usize).min(event.path.len());
-        let Ok(path) = str::from_utf8(&event.path[..length]) else { return };
+        let path = str::from_utf8(&event.path[..length]).ok().filter(|_| length + 1 < event.path.len());
+        let Some(path) = path else {
+            // Too long for an event, or no text: the tree itself must tell.
+            self.scan_soon = true;
+            return;
+        };
         let id = event.cgroup;
         if event.kind == CgroupChange::Removed as u32 {
             let ours = self.cgroups.get(&id).is_some_and(|cgroup| cgroup.path == path);
@@ -386,7 +400,10 @@ impl Control {
             if let Some(endpoint) = self.bound.get(&record.cgroup) {
                 record.owner = endpoint.identity;
             }
-            self.end_if_denied(cookie, &record, ceiling);
+            // A cgroup that was refused gets nothing; its next packet is dropped, and the event tells why.
+            if record.owner.is_workload() {
+                self.end_if_denied(cookie, &record, ceiling);
+            }
         }
     }
 

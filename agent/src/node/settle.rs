@@ -2,14 +2,16 @@
 //! or nothing: whatever fails, what was in force stays in force.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Instant;
 
 use thiserror::Error;
 use waxseal_common::ids::{CgroupId, IdentityId};
 use waxseal_common::state::Endpoint;
+use waxseal_common::tables::Mode;
 
 use super::adopt::Survey;
-use super::control::Control;
-use crate::attest::{Decision, Owner, assign_tree, attest, managed_slices};
+use super::control::{Control, LINGER};
+use crate::attest::{Attested, Decision, Owner, assign_tree, attest, managed_slices};
 use crate::cidr::Cidr;
 use crate::datapath::CAPACITY;
 use crate::policy::{self, Compiled, NodeDefaults, PolicySet};
@@ -45,6 +47,15 @@ struct Settled {
     endpoints: BTreeMap<CgroupId, Endpoint>,
     used: BTreeSet<IdentityId>,
 }
+
+/// Whether a path is a slice or lies below it.
+fn is_within(path: &str, slice: &str) -> bool {
+    path.strip_prefix(slice.trim_end_matches('/'))
+        .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
+/// How many cgroups that are gone are remembered at most.
+const LINGERING: usize = 8192;
 
 impl Control {
     /// Judges every cgroup anew under a new set of documents and puts it into force.
@@ -82,9 +93,11 @@ impl Control {
     }
 
     fn settle(&mut self, set: &PolicySet, decisions: &BTreeMap<CgroupId, Decision>) -> Result<(), Error> {
-        let settled = self.who_is_who(set, decisions)?;
+        let mut settled = self.who_is_who(set, decisions);
+        self.linger(&mut settled);
         let wanted = self.compile(set)?;
         self.put_into_force(wanted)?;
+        self.kernel.set_pending_mode(self.strictest(set))?;
         self.bind(&settled.endpoints)?;
         let released = self.registry.retain(&settled.used)?;
         if !released.is_empty() {
@@ -95,42 +108,74 @@ impl Control {
         Ok(())
     }
 
-    fn who_is_who(
-        &mut self,
-        set: &PolicySet,
-        decisions: &BTreeMap<CgroupId, Decision>,
-    ) -> Result<Settled, Error> {
+    /// Keeps what a cgroup that is gone was bound to, and its identity, for as long as its sockets may live.
+    fn linger(&mut self, settled: &mut Settled) {
+        let gone: Vec<CgroupId> =
+            self.bound.keys().filter(|id| !settled.endpoints.contains_key(id)).copied().collect();
+        self.leaving.retain(|id, _| !settled.endpoints.contains_key(id));
+        for id in gone {
+            let since = *self.leaving.entry(id).or_insert_with(Instant::now);
+            let endpoint = self.bound.get(&id).filter(|endpoint| endpoint.identity.is_workload());
+            let known = endpoint.filter(|endpoint| self.registry.identity(endpoint.identity).is_some());
+            match known {
+                Some(endpoint) if since.elapsed() < LINGER && self.leaving.len() < LINGERING => {
+                    settled.used.insert(endpoint.identity);
+                    settled.endpoints.insert(id, *endpoint);
+                }
+                _ => drop(self.leaving.remove(&id)),
+            }
+        }
+    }
+
+    /// The strictest mode that anything asks for: it holds for whoever is to be a workload and is not yet.
+    fn strictest(&self, set: &PolicySet) -> Mode {
+        let policies = set.policies.iter().filter_map(|policy| policy.mode);
+        let workloads = set.workloads.iter().filter_map(|workload| workload.mode);
+        let namespaces = set.namespaces.values().filter_map(|namespace| namespace.mode);
+        policies.chain(workloads).chain(namespaces).fold(self.config.mode, Mode::max)
+    }
+
+    fn who_is_who(&mut self, set: &PolicySet, decisions: &BTreeMap<CgroupId, Decision>) -> Settled {
         let mut slices = managed_slices(&set.workloads);
         slices.extend(self.config.managed.iter().cloned());
         let cgroups: Vec<_> = self.cgroups.values().cloned().collect();
         let mut settled =
             Settled { owners: BTreeMap::new(), endpoints: BTreeMap::new(), used: BTreeSet::new() };
         for (id, owner) in assign_tree(&cgroups, decisions) {
-            let path = self.cgroups.get(&id).map_or("", |cgroup| cgroup.path.as_str());
+            let path = self.cgroups.get(&id).map_or_else(String::new, |cgroup| cgroup.path.clone());
             let identity = match &owner {
-                Owner::Workload(attested) => {
-                    let info = self.registry.assign(attested)?;
-                    settled.used.insert(info.id);
-                    info.id
-                }
+                Owner::Workload(attested) => self.number(attested, &mut settled.used),
                 Owner::Host => IdentityId::HOST,
                 // Below a slice that the configuration calls managed, nobody is left alone.
-                Owner::Unmanaged if self.is_strictly_managed(path) => IdentityId::UNKNOWN,
+                Owner::Unmanaged if self.is_strictly_managed(&path) => IdentityId::UNKNOWN,
                 Owner::Unmanaged => IdentityId::UNMANAGED,
                 Owner::Pending | Owner::Refused => IdentityId::UNKNOWN,
             };
-            let managed = slices.iter().any(|slice| slice == path);
+            let managed = slices.iter().any(|slice| is_within(&path, slice));
             let flags = if managed { Endpoint::MANAGED_SLICE } else { 0 };
             settled.endpoints.insert(id, Endpoint { identity, flags });
             settled.owners.insert(id, owner);
         }
-        Ok(settled)
+        settled
+    }
+
+    /// The number of a workload; nobody's when it cannot be given out, and then this one workload gets nothing.
+    fn number(&mut self, attested: &Attested, used: &mut BTreeSet<IdentityId>) -> IdentityId {
+        match self.registry.assign(attested) {
+            Ok(info) => {
+                used.insert(info.id);
+                info.id
+            }
+            Err(error) => {
+                let path = crate::escape::escape(attested.path()).into_owned();
+                tracing::error!(%error, path, "a workload gets nothing because it cannot have a number");
+                IdentityId::UNKNOWN
+            }
+        }
     }
 
     fn is_strictly_managed(&self, path: &str) -> bool {
-        self.config.managed.iter().any(|slice| {
-            path.strip_prefix(slice.trim_end_matches('/')).is_some_and(|below| below.starts_with('/'))
-        })
+        self.config.managed.iter().any(|slice| path != slice.trim_end_matches('/') && is_within(path, slice))
     }
 
     /// What holds where no document speaks.
@@ -190,6 +235,7 @@ impl Control {
             self.kernel.bind(id, endpoint)?;
             self.bound.insert(id, endpoint);
         }
+        self.look_soon = true;
         if populated {
             // Whatever was opened between the first look and the binding.
             self.adopt(endpoints)?;

@@ -3,7 +3,7 @@
 use aya_ebpf::macros::cgroup_sock_addr;
 use aya_ebpf::programs::SockAddrContext;
 use waxseal_common::flow::Hook;
-use waxseal_common::ids::{CgroupId, IdentityId, NetnsId, protocol};
+use waxseal_common::ids::{CgroupId, NetnsId, protocol};
 use waxseal_common::state::Opener;
 use waxseal_common::verdict::{Direction, Judgement, Peer, Question, Reason, Verdict};
 
@@ -71,7 +71,8 @@ fn judge(bench: &Bench, call: &Call<'_>, case: &mut Case) -> (Direction, Judgeme
     let row = bench.address(&case.tuple.destination);
     let peer = match call.listener(&case.tuple.destination, case.tuple.destination_port) {
         Some(listener) if !listener.shared => Peer::Known(listener.owner.identity()),
-        None if !row.in_mesh() && !loopback => Peer::Known(IdentityId::WORLD),
+        // Only on this node can somebody turn out to be a workload.
+        None if !row.is_local() && !loopback => Peer::Known(bench.stranger(&case.tuple.destination)),
         _ => Peer::Unresolved,
     };
     let mut question = Question {

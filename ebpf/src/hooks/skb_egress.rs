@@ -15,6 +15,7 @@ use crate::judge::Bench;
 use crate::maps;
 
 const ESTABLISHED: u32 = 1;
+const CLOSE_WAIT: u32 = 8;
 
 #[cgroup_skb]
 pub(crate) fn skb_egress(ctx: SkBuffContext) -> i32 {
@@ -22,7 +23,13 @@ pub(crate) fn skb_egress(ctx: SkBuffContext) -> i32 {
     let Some(settings) = maps::settings() else { return DROP };
     let cookie = packet.cookie();
     if let Some(record) = maps::connection(cookie) {
-        if record.revision == settings.revision || record.stage == Connection::OPENING {
+        if record.stage == Connection::OPENING {
+            // A SYN without room for its seal (Fast Open with data, MD5, a joining MPTCP subflow) would arrive as a
+            // stranger's. The kernel sends one without the data next.
+            let bare = record.flags & Connection::SEALS != 0 && record.seal == 0;
+            return if bare { DROP } else { PASS };
+        }
+        if record.revision == settings.revision {
             return if record.verdict == Verdict::Deny as u8 { DROP } else { PASS };
         }
         return again(&Bench::open(settings), cookie, record, Hook::SkbEgress);
@@ -39,7 +46,9 @@ fn unrecorded(packet: &Packet<'_>, bench: &Bench, cookie: u64) -> i32 {
         return if managed { stateless::egress(packet, bench, cookie, owner) } else { PASS };
     }
     match socket.protocol {
-        protocol::TCP if managed && socket.state == ESTABLISHED => older_than_we(bench, owner),
+        protocol::TCP if managed && matches!(socket.state, ESTABLISHED | CLOSE_WAIT) => {
+            older_than_we(bench, owner)
+        }
         protocol::TCP => PASS,
         protocol::UDP => udp::egress(packet, bench, cookie, owner),
         _ if managed => stateless::egress(packet, bench, cookie, owner),

@@ -24,7 +24,6 @@ pub(super) const PASS: i32 = 1;
 pub(super) const DROP: i32 = 0;
 
 const LISTENING: u32 = 10;
-const SYN_SENT: u32 = 2;
 pub(super) const RAW: u32 = 3;
 
 #[cgroup_skb]
@@ -53,7 +52,11 @@ pub(super) fn again(bench: &Bench, cookie: u64, record: &mut Connection, hook: H
         record.owner = endpoint.identity;
     }
     let before = record.verdict;
-    let judged = bench.again(record);
+    let judged = if record.owner == IdentityId::UNKNOWN {
+        bench.refuse(record.owner, Reason::IdentityPending)
+    } else {
+        bench.again(record)
+    };
     keep(record, bench.revision, judged);
     if judged.verdict.passes() {
         return PASS;
@@ -84,6 +87,10 @@ fn answered(packet: &Packet<'_>, bench: &Bench, cookie: u64, record: &mut Connec
     if case.tcp().resets() {
         return PASS;
     }
+    // Two openers who meet have no listener to judge them, and anything else is no answer.
+    if !case.tcp().answers() {
+        return DROP;
+    }
     let answered = record.flags & Connection::ANSWERED != 0;
     if !answered {
         record.peer = bench.stranger(&record.tuple.destination);
@@ -112,7 +119,6 @@ fn unrecorded(packet: &Packet<'_>, bench: &Bench, cookie: u64) -> i32 {
     match socket.protocol {
         protocol::TCP if socket.state == LISTENING => listener(packet, bench, cookie, owner),
         protocol::TCP if !managed => PASS,
-        protocol::TCP if socket.state == SYN_SENT => DROP,
         protocol::TCP => older_than_we(bench, owner),
         protocol::UDP => udp::ingress(packet, bench, cookie, owner),
         _ if managed => stateless::ingress(packet, bench, cookie, owner),
@@ -120,7 +126,7 @@ fn unrecorded(packet: &Packet<'_>, bench: &Bench, cookie: u64) -> i32 {
     }
 }
 
-/// An established connection that has no record: it is older than the programs, or its table was full. It passes for a
+/// A connection that has no record: it is older than the programs, or its table was full. It passes for a
 /// short grace after the first start and is cut then.
 #[inline(never)]
 pub(super) fn older_than_we(bench: &Bench, owner: Owner) -> i32 {
@@ -159,20 +165,36 @@ fn listener(packet: &Packet<'_>, bench: &Bench, cookie: u64, owner: Owner) -> i3
         return if managed { later(bench, &mut case) } else { PASS };
     }
     let mac = case::read_seal(packet, &mut case);
-    if !managed && !case.source.is_workload() {
+    let opener = opener(&case, mac);
+    if case.source.is_workload() && opener.is_none() {
+        // A true seal that no connection of ours is opening with: a copy.
+        maps::count(Counter::SealForged);
+        case.sealed = false;
+    }
+    if !managed && opener.is_none() {
         return PASS;
     }
     if !case.sealed {
         case.source = bench.stranger(&case.tuple.source);
     }
-    syn(bench, &mut case, mac)
+    syn(bench, &mut case, opener)
+}
+
+/// The record of the socket that opens with this seal, while it waits for its answer, and from this listener if any has
+/// answered yet: whoever copies a seal off the wire or out of a saved SYN convinces nobody with it.
+#[inline(always)]
+fn opener(case: &Case, mac: u64) -> Option<&'static mut Connection> {
+    if mac == 0 {
+        return None;
+    }
+    let record = maps::connection(maps::opening(mac)?)?;
+    let first = record.flags & Connection::ANSWERED == 0 || record.listener == case.cookie;
+    if record.stage == Connection::OPENING && record.seal == mac && first { Some(record) } else { None }
 }
 
 /// A SYN at its listener: the one place where both ends are known, so both are judged here.
 #[inline(always)]
-fn syn(bench: &Bench, case: &mut Case, mac: u64) -> i32 {
-    let opener_cookie = if mac == 0 { 0 } else { maps::opening(mac).unwrap_or(0) };
-    let opener = if opener_cookie == 0 { None } else { maps::connection(opener_cookie) };
+fn syn(bench: &Bench, case: &mut Case, opener: Option<&'static mut Connection>) -> i32 {
     let egress = if case.source.is_workload() {
         match &opener {
             Some(opener) => bench.egress(case, &opener.tuple.destination),
@@ -187,12 +209,13 @@ fn syn(bench: &Bench, case: &mut Case, mac: u64) -> i32 {
         let pending = Pending {
             at: case.at,
             revision: bench.revision,
-            opener: opener_cookie,
+            opener: opener.as_ref().map_or(0, |opener| opener.seal),
             source: case.source,
+            destination: case.destination,
             rule: judged.rule,
             verdict: judged.verdict as u8,
             reason: judged.reason as u8,
-            pad: [0; 6],
+            pad: [0; 2],
         };
         if maps::PENDING.insert(case.tuple, &pending, maps::REPLACE).is_err() {
             maps::count(Counter::TableFull);
@@ -203,6 +226,7 @@ fn syn(bench: &Bench, case: &mut Case, mac: u64) -> i32 {
         opener.peer = case.destination;
         opener.port = case.tuple.destination_port;
         opener.flags |= Connection::ANSWERED;
+        opener.listener = case.cookie;
         keep(opener, bench.revision, judged);
         case.process = opener.process;
     }
@@ -237,7 +261,11 @@ pub(super) fn stricter(egress: Judgement, ingress: Judgement) -> (Direction, Jud
 #[inline(always)]
 fn later(bench: &Bench, case: &mut Case) -> i32 {
     match maps::pending(&case.tuple) {
-        Some(pending) if pending.revision == bench.revision && pending.verdict != Verdict::Deny as u8 => {
+        Some(pending)
+            if pending.revision == bench.revision
+                && pending.destination == case.destination
+                && pending.verdict != Verdict::Deny as u8 =>
+        {
             return PASS;
         }
         Some(pending) => case.source = pending.source,

@@ -54,8 +54,11 @@ fn connect(callback: &Callback<'_>) -> u32 {
     let mut record =
         Connection { revision: bench.revision, stage: Connection::OPENING, opener: 1, ..empty() };
     callback.read_opened(&mut record.tuple);
-    let mut flags = if bench.may_be_ours(&record.tuple.destination) { CALL_ON_WRITE } else { 0 };
+    // A seal stays on this node: whoever saw one elsewhere could show it to a third.
+    let seals = bench.is_local(&record.tuple.destination);
+    let mut flags = if seals { CALL_ON_WRITE } else { 0 };
     if owner.identity().is_workload() {
+        record.flags = if seals { Connection::SEALS } else { 0 };
         let cookie = callback.cookie();
         own(&mut record, callback, owner);
         record.process = maps::opener(cookie);
@@ -102,7 +105,7 @@ fn opens(callback: &Callback<'_>) -> bool {
     callback.segment_flags() & 0x12 == 0x02
 }
 
-#[inline(always)]
+#[inline(never)]
 fn reserve(callback: &Callback<'_>) -> u32 {
     if opens(callback) && !callback.reserve(u32::from(OPTION_LENGTH)) {
         maps::count(Counter::SealNoRoom);
@@ -136,8 +139,10 @@ fn write(callback: &Callback<'_>) -> u32 {
     {
         forget_opening(record);
         record.seal = mac;
-        // Should this fail, the listener's hook does without the process's name and the SYN-ACK judges again.
-        let _ = maps::OPENINGS.insert(mac, cookie, maps::REPLACE);
+        // Should this fail, the listener's hook takes the seal for a copy.
+        if maps::OPENINGS.insert(mac, cookie, maps::REPLACE).is_err() {
+            maps::count(Counter::TableFull);
+        }
     }
     DONE
 }
@@ -201,7 +206,8 @@ fn accepted(callback: &Callback<'_>) -> u32 {
 /// the opener is a workload of this node.
 #[inline(always)]
 fn prove(record: &mut Connection) -> bool {
-    let Some(pending) = maps::pending(&record.tuple) else {
+    let pending = maps::pending(&record.tuple).filter(|pending| pending.destination == record.owner);
+    let Some(pending) = pending else {
         let Some(settings) = maps::settings() else { return false };
         let bench = Bench::open(settings);
         record.peer = bench.stranger(&record.tuple.source);

@@ -1,10 +1,12 @@
 //! Packets that belong to no connection we keep: ICMP, SCTP, GRE, raw sockets. Each is judged by itself.
 
 use waxseal_common::flow::Hook;
+use waxseal_common::ids::protocol;
 use waxseal_common::state::Counter;
 use waxseal_common::verdict::{Direction, Judgement, Reason};
 
 use super::skb_ingress::{DROP, PASS};
+use super::udp;
 use crate::case::{self, Case};
 use crate::ctx::Packet;
 use crate::emit::{self, Telling};
@@ -44,7 +46,15 @@ pub(super) fn egress(packet: &Packet<'_>, bench: &Bench, cookie: u64, owner: Own
         bench.egress(&case, &case.tuple.destination)
     };
     if judged.verdict.passes() {
-        return PASS;
+        if case.protocol != protocol::UDP {
+            return PASS;
+        }
+        case.netns = packet.netns();
+        if udp::note(&case, bench.revision, judged) {
+            return PASS;
+        }
+        maps::count(Counter::TableFull);
+        return DROP;
     }
     deny(packet, bench, &mut case, judged, Direction::Egress)
 }

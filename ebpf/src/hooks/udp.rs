@@ -3,14 +3,14 @@
 
 use waxseal_common::flow::Hook;
 use waxseal_common::ids::{IdentityId, Revision, protocol};
-use waxseal_common::state::{Counter, Tuple, UdpFlow};
+use waxseal_common::state::{Counter, UdpFlow};
 use waxseal_common::verdict::{Direction, Judgement, Peer, Question, Reason, Verdict};
 
 use super::skb_ingress::{DROP, PASS, stricter};
 use crate::case::{self, Case};
 use crate::ctx::Packet;
 use crate::emit::{self, Telling};
-use crate::judge::Bench;
+use crate::judge::{Bench, pack, unpack};
 use crate::maps;
 use crate::owner::Owner;
 
@@ -27,8 +27,10 @@ pub(super) fn egress(packet: &Packet<'_>, bench: &Bench, cookie: u64, owner: Own
     }
     case.source = owner.identity();
     case.sealed = true;
-    if replies(&case, owner.identity()) {
-        return PASS;
+    match answers(packet, bench, &mut case, true) {
+        REPLY => return PASS,
+        REFUSED => return DROP,
+        _ => {}
     }
     if let Some(flow) = maps::udp_flow(&case.tuple)
         && flow.cgroup == case.cgroup
@@ -40,31 +42,55 @@ pub(super) fn egress(packet: &Packet<'_>, bench: &Bench, cookie: u64, owner: Own
     }
     if !managed {
         // Somebody unmanaged is left alone; the flow is noted only where a workload may want to know who it is.
-        if owner.identity() != IdentityId::UNKNOWN && bench.may_be_ours(&case.tuple.destination) {
+        if bench.is_local(&case.tuple.destination) {
             let judged = Judgement::without_rule(Verdict::Allow, Reason::NotAWorkload);
-            note(packet, &case, bench.revision, judged);
+            case.netns = packet.netns();
+            note(&case, bench.revision, judged);
         }
         return PASS;
     }
-    case.process = maps::udp_opener(cookie);
-    let (direction, mut judged) = judge(packet, bench, &mut case);
-    if judged.verdict.passes() && !note(packet, &case, bench.revision, judged) {
+    let judged = judge(packet, bench, &mut case);
+    conclude(packet, bench, &mut case, judged)
+}
+
+/// Keeps what was judged, tells of it, and obeys it. `packed` is what [`judge`] says.
+#[inline(never)]
+fn conclude(packet: &Packet<'_>, bench: &Bench, case: &mut Case, packed: i64) -> i32 {
+    let direction = if packed < 0 { Direction::Ingress } else { Direction::Egress };
+    let mut judged = unpack(packed.unsigned_abs());
+    case.process = maps::udp_opener(case.cookie);
+    case.netns = packet.netns();
+    if judged.verdict.passes() && !note(case, bench.revision, judged) {
         maps::count(Counter::TableFull);
         judged = bench.refuse(case.source, Reason::TableFull);
     }
     let passes = judged.verdict.passes();
+    if !passes
+        && let Some(flow) = maps::udp_flow(&case.tuple)
+        && flow.cgroup == case.cgroup
+    {
+        // Its replies end with it.
+        flow.egress_verdict = Verdict::Deny as u8;
+    }
     // Towards this node the receiver's hook tells, for it knows both ends.
     if passes && case.destination != IdentityId::WORLD && bench.is_local(&case.tuple.destination) {
         return PASS;
     }
-    case.netns = packet.netns();
-    emit::case(&case, &Telling { revision: bench.revision, judged, direction, flags: 0 });
+    emit::case(case, &Telling { revision: bench.revision, judged, direction, flags: 0 });
     if passes { PASS } else { DROP }
 }
 
 /// Both ends, as far as they can be known before the datagram arrives.
+/// The judgement is packed, and negative when it is the receiver's.
+#[inline(never)]
+fn judge(packet: &Packet<'_>, bench: &Bench, case: &mut Case) -> i64 {
+    let (direction, judged) = judge_ends(packet, bench, case);
+    let packed = pack(judged).cast_signed();
+    if matches!(direction, Direction::Ingress) { -packed } else { packed }
+}
+
 #[inline(always)]
-fn judge(packet: &Packet<'_>, bench: &Bench, case: &mut Case) -> (Direction, Judgement) {
+fn judge_ends(packet: &Packet<'_>, bench: &Bench, case: &mut Case) -> (Direction, Judgement) {
     if case.pending {
         return (Direction::Egress, bench.refuse(case.source, Reason::IdentityPending));
     }
@@ -102,24 +128,30 @@ pub(super) fn ingress(packet: &Packet<'_>, bench: &Bench, cookie: u64, owner: Ow
     if !read(packet, &mut case) {
         return unparsable(bench, owner);
     }
-    if replies(&case, owner.identity()) {
-        return PASS;
-    }
     case.destination = owner.identity();
+    match answers(packet, bench, &mut case, false) {
+        REPLY => return PASS,
+        REFUSED => return DROP,
+        _ => {}
+    }
     let flow = maps::udp_flow(&case.tuple);
-    case.sealed = flow.is_some();
-    let flow = match flow {
+    case.sealed = flow.as_ref().is_some_and(|flow| flow.source != IdentityId::UNKNOWN);
+    let mut flow = match flow {
         Some(flow) => Some(flow),
         None if !managed => return PASS,
         None => maps::udp_unsealed(&case.tuple),
     };
-    match &flow {
+    match &mut flow {
         Some(flow)
             if flow.ingress_revision == bench.revision
                 && flow.destination == owner.identity()
                 && !owner.pending() =>
         {
-            return if flow.ingress_verdict == Verdict::Deny as u8 { DROP } else { PASS };
+            if flow.ingress_verdict == Verdict::Deny as u8 {
+                return DROP;
+            }
+            flow.seen = case.at;
+            return PASS;
         }
         Some(flow) if case.sealed => {
             case.source = flow.source;
@@ -137,6 +169,7 @@ pub(super) fn ingress(packet: &Packet<'_>, bench: &Bench, cookie: u64, owner: Ow
     };
     let (direction, judged) = stricter(outward, bench.ingress(&case));
     let passes = judged.verdict.passes();
+    case.netns = packet.netns();
     let first = match flow {
         Some(flow) => keep(flow, &case, bench.revision, judged),
         None => keep_unsealed(&case, bench.revision, judged),
@@ -144,38 +177,74 @@ pub(super) fn ingress(packet: &Packet<'_>, bench: &Bench, cookie: u64, owner: Ow
     if passes && !first {
         return PASS;
     }
-    case.netns = packet.netns();
     emit::case(&case, &Telling { revision: bench.revision, judged, direction, flags: 0 });
     if passes { PASS } else { DROP }
 }
 
-/// Whether this answers a judged flow of which this very owner is a party.
+/// What [`answers`] says: the packet answers no flow, it answers one that is allowed, or one that is not any more.
+const NO_REPLY: u32 = 0;
+const REPLY: u32 = 1;
+const REFUSED: u32 = 2;
+
+/// Whether the packet answers a judged flow: sent by the very owner that received it, in the namespace where it arrived,
+/// or arriving at the very owner that opened it. Under a new policy the flow is judged again first.
 #[inline(never)]
-fn replies(case: &Case, owner: IdentityId) -> bool {
-    let opened_as = case.tuple.reversed();
-    let flow = match maps::udp_flow(&opened_as) {
-        Some(flow) => flow,
-        None => match maps::udp_unsealed(&opened_as) {
-            Some(flow) => flow,
-            None => return false,
-        },
-    };
-    let denied = Verdict::Deny as u8;
-    let party = flow.cgroup == case.cgroup || flow.destination == owner || flow.source == owner;
-    if !party
-        || flow.egress_verdict == denied
-        || flow.ingress_verdict == denied
-        || case.at.saturating_sub(flow.seen) > REPLY_NANOSECONDS
-    {
-        return false;
-    }
-    flow.seen = case.at;
-    true
+fn answers(packet: &Packet<'_>, bench: &Bench, case: &mut Case, outward: bool) -> u32 {
+    // As it was opened.
+    reverse(case);
+    let answer = answers_opening(packet, bench, case, outward);
+    reverse(case);
+    answer
 }
 
-/// Writes who sends. `false` when the table is full.
+#[inline(always)]
+fn reverse(case: &mut Case) {
+    core::mem::swap(&mut case.tuple.source, &mut case.tuple.destination);
+    core::mem::swap(&mut case.tuple.source_port, &mut case.tuple.destination_port);
+}
+
+#[inline(always)]
+fn answers_opening(packet: &Packet<'_>, bench: &Bench, case: &mut Case, outward: bool) -> u32 {
+    let flow = match maps::udp_flow(&case.tuple) {
+        Some(flow) => flow,
+        None => match maps::udp_unsealed(&case.tuple) {
+            Some(flow) => flow,
+            None => return NO_REPLY,
+        },
+    };
+    let party = if outward {
+        flow.ingress_revision.0 != 0
+            && flow.destination == case.source
+            && flow.receiver_netns == packet.netns()
+    } else {
+        flow.cgroup == case.cgroup && flow.netns == packet.netns()
+    };
+    if !party || case.pending || case.at.saturating_sub(flow.seen) > REPLY_NANOSECONDS {
+        return NO_REPLY;
+    }
+    if flow.ingress_revision.0 != 0 && flow.ingress_revision != bench.revision {
+        judge_flow(bench, case, flow);
+    }
+    let denied = Verdict::Deny as u8;
+    if flow.egress_verdict == denied || flow.ingress_verdict == denied { REFUSED } else { REPLY }
+}
+
+/// Judges both sides of a flow again, as it was opened.
+#[inline(always)]
+fn judge_flow(bench: &Bench, case: &mut Case, flow: &mut UdpFlow) {
+    let (source, destination) = (case.source, case.destination);
+    case.source = flow.source;
+    case.destination = flow.destination;
+    flow.ingress_verdict = bench.ingress(case).verdict as u8;
+    flow.egress_verdict = bench.egress(case, &case.tuple.destination).verdict as u8;
+    flow.ingress_revision = bench.revision;
+    case.source = source;
+    case.destination = destination;
+}
+
+/// Writes who sends, from which namespace. `false` when the table is full.
 #[inline(never)]
-fn note(packet: &Packet<'_>, case: &Case, revision: Revision, judged: Judgement) -> bool {
+pub(super) fn note(case: &Case, revision: Revision, judged: Judgement) -> bool {
     let flow = UdpFlow {
         egress_revision: revision,
         seen: case.at,
@@ -185,15 +254,10 @@ fn note(packet: &Packet<'_>, case: &Case, revision: Revision, judged: Judgement)
         egress_verdict: judged.verdict as u8,
         reason: judged.reason as u8,
         process: case.process,
-        netns: packet.netns(),
+        netns: case.netns,
         ..UdpFlow::default()
     };
-    insert(&case.tuple, &flow)
-}
-
-#[inline(always)]
-fn insert(tuple: &Tuple, flow: &UdpFlow) -> bool {
-    maps::UDP_FLOWS.insert(tuple, flow, maps::REPLACE).is_ok()
+    maps::UDP_FLOWS.insert(case.tuple, &flow, maps::REPLACE).is_ok()
 }
 
 /// Keeps the receiver's judgement. `true` when it is the first of its flow, or differs from the one before, so that a
@@ -204,6 +268,7 @@ fn keep(flow: &mut UdpFlow, case: &Case, revision: Revision, judged: Judgement) 
     let first = flow.ingress_revision.0 == 0 || flow.ingress_verdict != verdict;
     flow.ingress_revision = revision;
     flow.destination = case.destination;
+    flow.receiver_netns = case.netns;
     flow.ingress_verdict = verdict;
     flow.reason = judged.reason as u8;
     flow.rule = judged.rule;
@@ -218,6 +283,7 @@ fn keep_unsealed(case: &Case, revision: Revision, judged: Judgement) -> bool {
         ingress_revision: revision,
         seen: case.at,
         destination: case.destination,
+        receiver_netns: case.netns,
         rule: judged.rule,
         ingress_verdict: judged.verdict as u8,
         reason: judged.reason as u8,
@@ -234,7 +300,7 @@ fn read(packet: &Packet<'_>, case: &mut Case) -> bool {
         return false;
     }
     // Every namespace has the same loopback addresses; all others belong to one.
-    if case.tuple.destination.is_loopback() {
+    if case.tuple.destination.is_loopback() || case.tuple.source.is_loopback() {
         case.tuple.netns = packet.netns();
     }
     true
