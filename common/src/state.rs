@@ -22,6 +22,9 @@ impl Endpoint {
     pub const MANAGED_SLICE: u32 = 1;
 }
 
+/// How many bytes of a cgroup's name are compared with the names that workloads are expected under.
+pub const NAME_BYTES: usize = 64;
+
 /// The node's settings. One entry.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]

@@ -6,9 +6,10 @@ use waxseal_common::packet::{self, TcpHead};
 use waxseal_common::seal::{Sealed, is_ours, verify};
 use waxseal_common::state::{Counter, Process, Tuple};
 
-use crate::ctx::{self, Packet};
+use crate::ctx;
 use crate::maps;
 use crate::owner::Owner;
+use crate::packet::Packet;
 
 /// What is known. The opener is always the source.
 pub(crate) struct Case {

@@ -1,20 +1,18 @@
-//! Safe reads of what the hooks are given, and the helpers that need the raw context.
+//! Safe reads of what the hooks are given, and the helpers that need the raw context: here what all of them share, and
+//! connect() and sendmsg(); TCP's callbacks are in `callback`, packets in `packet`.
 //!
 //! Every field is read through a volatile load: LLVM merges adjacent loads otherwise, and the verifier refuses those.
 
 use core::ffi::c_void;
-use core::mem::size_of;
 use core::ptr;
 
 use aya_ebpf::EbpfContext as _;
-use aya_ebpf::bindings::{__sk_buff, bpf_sock, bpf_sock_addr, bpf_sock_ops, bpf_sock_tuple};
+use aya_ebpf::bindings::{bpf_sock, bpf_sock_addr, bpf_sock_tuple};
 use aya_ebpf::helpers::generated as helpers;
-use aya_ebpf::programs::{SkBuffContext, SockAddrContext, SockOpsContext};
+use aya_ebpf::programs::SockAddrContext;
 use waxseal_common::address::Address;
-use waxseal_common::ids::{CgroupId, NetnsId, protocol};
-use waxseal_common::packet::Bytes;
-use waxseal_common::seal::SealOption;
-use waxseal_common::state::{Process, Tuple};
+use waxseal_common::ids::protocol;
+use waxseal_common::state::Process;
 
 use crate::kernel::Sock;
 use crate::maps;
@@ -57,6 +55,8 @@ macro_rules! pointer_field {
         unsafe { ptr::read_volatile(place.cast::<u64>()) }
     }};
 }
+
+pub(crate) use {field, pointer_field};
 
 /// connect() and sendmsg().
 pub(crate) struct Call<'a>(pub(crate) &'a SockAddrContext);
@@ -127,7 +127,7 @@ pub(crate) struct Listener {
 }
 
 #[inline(always)]
-fn listener(
+pub(crate) fn listener(
     context: *mut c_void,
     protocol: u8,
     destination: &Address,
@@ -143,9 +143,6 @@ fn listener(
 /// What [`look_up`] says beside the owner.
 const FOUND: u64 = 1 << 62;
 const SHARED: u64 = 1 << 63;
-
-/// The first device of every namespace (RFC 1122 calls it loopback, Linux numbers it 1).
-const LOOPBACK_DEVICE: u32 = 1;
 
 /// A function of its own for the sake of the stack. `what` is the port, above it the protocol, and above that whether
 /// the destination is known to be an address of this namespace.
@@ -204,233 +201,8 @@ fn bound_address(sock: *mut bpf_sock, address: &Address) -> bool {
     if address.is_v4() { v4 == words[3] } else { v6 == words }
 }
 
-/// TCP's callbacks.
-pub(crate) struct Callback<'a>(pub(crate) &'a SockOpsContext);
-
-impl Callback<'_> {
-    #[inline(always)]
-    fn raw(&self) -> *mut bpf_sock_ops {
-        self.0.ops
-    }
-
-    /// Which callback.
-    #[inline(always)]
-    pub(crate) fn op(&self) -> u32 {
-        field!(self.raw(), op)
-    }
-
-    /// The new state, in the callback for changes of state.
-    #[inline(always)]
-    pub(crate) fn new_state(&self) -> u32 {
-        field!(self.raw(), __bindgen_anon_1.args[1])
-    }
-
-    /// The TCP flags of the segment that is being written.
-    #[inline(always)]
-    pub(crate) fn segment_flags(&self) -> u32 {
-        field!(self.raw(), skb_tcp_flags)
-    }
-
-    /// Bytes that the other end acknowledged, and bytes that it sent.
-    #[inline(always)]
-    pub(crate) fn bytes(&self) -> (u64, u64) {
-        (field!(self.raw(), bytes_acked), field!(self.raw(), bytes_received))
-    }
-
-    /// The socket's cookie.
-    #[inline(always)]
-    pub(crate) fn cookie(&self) -> u64 {
-        // SAFETY: the context is of a kind that the helper takes.
-        unsafe { helpers::bpf_get_socket_cookie(self.0.as_ptr()) }
-    }
-
-    /// The socket.
-    #[inline(always)]
-    pub(crate) fn sock(&self) -> Sock {
-        Sock::first_field(self.0.as_ptr())
-    }
-
-    /// The socket's two ends, the local one as source.
-    #[inline(always)]
-    pub(crate) fn read_opened(&self, tuple: &mut Tuple) {
-        self.read_ends(&mut tuple.source, &mut tuple.destination);
-        tuple.source_port = self.local_port();
-        tuple.destination_port = self.remote_port();
-    }
-
-    /// The socket's two ends, the remote one as source.
-    #[inline(always)]
-    pub(crate) fn read_accepted(&self, tuple: &mut Tuple) {
-        self.read_ends(&mut tuple.destination, &mut tuple.source);
-        tuple.source_port = self.remote_port();
-        tuple.destination_port = self.local_port();
-    }
-
-    /// Everything is read before anything is chosen: LLVM would make one load out of two in different branches, through
-    /// a pointer into the context that the verifier refuses.
-    #[inline(always)]
-    fn read_ends(&self, local: &mut Address, remote: &mut Address) {
-        let raw = self.raw();
-        let v4 = [field!(raw, family), field!(raw, local_ip4), field!(raw, remote_ip4)];
-        *local = address6([
-            field!(raw, local_ip6[0]),
-            field!(raw, local_ip6[1]),
-            field!(raw, local_ip6[2]),
-            field!(raw, local_ip6[3]),
-        ]);
-        *remote = address6([
-            field!(raw, remote_ip6[0]),
-            field!(raw, remote_ip6[1]),
-            field!(raw, remote_ip6[2]),
-            field!(raw, remote_ip6[3]),
-        ]);
-        if v4[0] == AF_INET {
-            *local = Address::from_v4(v4[1].to_ne_bytes());
-            *remote = Address::from_v4(v4[2].to_ne_bytes());
-        }
-    }
-
-    #[inline(always)]
-    fn local_port(&self) -> u16 {
-        field!(self.raw(), local_port) as u16
-    }
-
-    #[inline(always)]
-    fn remote_port(&self) -> u16 {
-        u16::from_be((field!(self.raw(), remote_port) >> PORT_SHIFT) as u16)
-    }
-
-    /// Which callbacks the kernel makes for this socket from now on.
-    #[inline(always)]
-    pub(crate) fn ask_for(&self, flags: u32) {
-        // SAFETY: the context is live. It cannot fail for flags that exist.
-        unsafe { helpers::bpf_sock_ops_cb_flags_set(self.raw(), flags.cast_signed()) };
-    }
-
-    /// Reserves room for the seal in the segment that is being written.
-    #[inline(always)]
-    pub(crate) fn reserve(&self, length: u32) -> bool {
-        // SAFETY: the context is live and this is the callback in which room may be reserved.
-        unsafe { helpers::bpf_reserve_hdr_opt(self.raw(), length, 0) == 0 }
-    }
-
-    /// Writes the seal into the room that was reserved.
-    #[inline(always)]
-    pub(crate) fn write(&self, option: &SealOption) -> bool {
-        let option = ptr::from_ref(option).cast();
-        // SAFETY: the option is sixteen bytes long.
-        unsafe { helpers::bpf_store_hdr_opt(self.raw(), option, size_of::<SealOption>() as u32, 0) == 0 }
-    }
-
-    /// The sequence number of the segment that is being written, host order.
-    #[inline(always)]
-    pub(crate) fn sequence(&self) -> Option<u32> {
-        let data = pointer_field!(self.raw(), __bindgen_anon_3);
-        let end = pointer_field!(self.raw(), __bindgen_anon_4);
-        if data + 8 > end {
-            return None;
-        }
-        // SAFETY: the line above has shown that the eight bytes are there.
-        Some(u32::from_be(unsafe { ptr::read_volatile((data + 4) as *const u32) }))
-    }
-}
-
-/// A packet at a socket.
-pub(crate) struct Packet<'a>(pub(crate) &'a SkBuffContext);
-
-/// What a socket says of itself.
-pub(crate) struct SocketFacts {
-    /// TCP state; 10 is listening, 2 has sent a SYN.
-    pub(crate) state: u32,
-    /// IP protocol.
-    pub(crate) protocol: u8,
-    /// SOCK_STREAM 1, SOCK_DGRAM 2, SOCK_RAW 3, SOCK_PACKET 10; 0 when there is no full socket.
-    pub(crate) kind: u32,
-}
-
-impl Packet<'_> {
-    #[inline(always)]
-    fn raw(&self) -> *mut __sk_buff {
-        self.0.skb.skb
-    }
-
-    /// The context as a helper wants it.
-    #[inline(always)]
-    pub(crate) fn as_ptr(&self) -> *mut c_void {
-        self.0.as_ptr()
-    }
-
-    /// The socket's cookie.
-    #[inline(always)]
-    pub(crate) fn cookie(&self) -> u64 {
-        // SAFETY: the context is of a kind that the helper takes.
-        unsafe { helpers::bpf_get_socket_cookie(self.as_ptr()) }
-    }
-
-    /// The cgroup of the socket.
-    #[inline(always)]
-    pub(crate) fn cgroup(&self) -> CgroupId {
-        // SAFETY: the context is live.
-        CgroupId(unsafe { helpers::bpf_skb_cgroup_id(self.raw()) })
-    }
-
-    /// The owner of the socket.
-    #[inline(always)]
-    pub(crate) fn owner(&self) -> Owner {
-        owner::of_packet(self.as_ptr(), self.cgroup())
-    }
-
-    /// The socket's network namespace.
-    #[inline(always)]
-    pub(crate) fn netns(&self) -> NetnsId {
-        NetnsId(Sock::of_packet(self.as_ptr()).netns())
-    }
-
-    /// State, protocol and kind of the socket.
-    #[inline(always)]
-    pub(crate) fn socket(&self) -> Option<SocketFacts> {
-        let sock = pointer_field!(self.raw(), __bindgen_anon_2) as *mut bpf_sock;
-        if sock.is_null() {
-            return None;
-        }
-        // SAFETY: the socket is not null.
-        let full = unsafe { helpers::bpf_sk_fullsock(sock) };
-        if full.is_null() {
-            return None;
-        }
-        Some(SocketFacts {
-            state: field!(full, state),
-            protocol: field!(full, protocol) as u8,
-            kind: field!(full, type_),
-        })
-    }
-
-    /// The owner of the socket that would take this datagram in the same namespace, where that can be known.
-    #[inline(always)]
-    pub(crate) fn receiver(&self, destination: &Address, port: u16) -> Option<Listener> {
-        // What leaves through the loopback device stays in this namespace.
-        let stays = field!(self.raw(), ifindex) == LOOPBACK_DEVICE;
-        listener(self.as_ptr(), protocol::UDP, destination, port, stays)
-    }
-}
-
-impl Bytes for Packet<'_> {
-    #[inline(always)]
-    fn load<const N: usize>(&self, offset: u32) -> Option<[u8; N]> {
-        let mut bytes = [0u8; N];
-        let to = (&raw mut bytes).cast();
-        // SAFETY: the helper checks the offset and writes exactly N bytes into a live local.
-        let failed = unsafe { helpers::bpf_skb_load_bytes(self.as_ptr(), offset, to, N as u32) };
-        if failed == 0 { Some(bytes) } else { None }
-    }
-}
-
-const AF_INET: u32 = 2;
-/// `remote_port` holds the two bytes of the port, as on the wire, in the upper half on little-endian machines.
-const PORT_SHIFT: u32 = if cfg!(target_endian = "little") { 16 } else { 0 };
-
 /// Four words in network order as an address.
 #[inline(always)]
-fn address6(words: [u32; 4]) -> Address {
+pub(crate) fn address6(words: [u32; 4]) -> Address {
     zerocopy::transmute!(words)
 }

@@ -1,7 +1,8 @@
 //! Where the running kernel keeps what we read: offsets that the agent takes from BTF and writes in before loading.
 
 use aya_ebpf::Global;
-use aya_ebpf::helpers::generated::bpf_probe_read_kernel;
+use aya_ebpf::helpers::generated::{bpf_probe_read_kernel, bpf_probe_read_kernel_str};
+use waxseal_common::state::NAME_BYTES;
 
 /// `sock.sk_cgrp_data.cgroup`
 #[unsafe(no_mangle)]
@@ -27,6 +28,9 @@ static KN_ID: Global<u64> = Global::new(0);
 /// `kernfs_node.parent`, or `__parent` since 6.15
 #[unsafe(no_mangle)]
 static KN_PARENT: Global<u64> = Global::new(0);
+/// `kernfs_node.name`
+#[unsafe(no_mangle)]
+static KN_NAME: Global<u64> = Global::new(0);
 /// `sk_buff.sk`
 #[unsafe(no_mangle)]
 static SKB_SK: Global<u64> = Global::new(0);
@@ -84,6 +88,16 @@ impl Directory {
     #[inline(always)]
     pub(crate) fn id(self) -> u64 {
         read_u64(self.0 + KN_ID.load())
+    }
+
+    /// Its name, padded with zeros; all zeros where it cannot be read.
+    #[inline(always)]
+    pub(crate) fn name(self) -> [u8; NAME_BYTES] {
+        let mut name = [0u8; NAME_BYTES];
+        let place = read_u64(self.0 + KN_NAME.load());
+        // SAFETY: the helper checks the address itself and writes at most the bytes of a live local.
+        unsafe { bpf_probe_read_kernel_str((&raw mut name).cast(), NAME_BYTES as u32, place as *const _) };
+        name
     }
 
     /// The directory above; `None` at the root.

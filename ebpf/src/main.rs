@@ -14,6 +14,7 @@
     reason = "the attribute macros hand each program its context by value"
 )]
 
+mod callback;
 mod case;
 mod ctx;
 mod emit;
@@ -22,6 +23,7 @@ mod judge;
 mod kernel;
 mod maps;
 mod owner;
+mod packet;
 
 #[panic_handler]
 fn panic(_: &core::panic::PanicInfo<'_>) -> ! {

@@ -1,6 +1,6 @@
 //! Every map, and the functions that read and write them safely.
 
-use aya_ebpf::bindings::{BPF_ANY, BPF_F_NO_PREALLOC, BPF_RB_AVAIL_DATA};
+use aya_ebpf::bindings::{BPF_ANY, BPF_F_NO_PREALLOC, BPF_NOEXIST, BPF_RB_AVAIL_DATA};
 use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf};
 use aya_ebpf::helpers::generated::bpf_ringbuf_query;
 use aya_ebpf::macros::btf_map;
@@ -10,7 +10,7 @@ use waxseal_common::flow::{CgroupEvent, FlowEvent};
 use waxseal_common::ids::{CgroupId, IdentityId};
 use waxseal_common::seal::SealKey;
 use waxseal_common::state::{
-    Connection, Counter, Endpoint, Keys, Opener, Pending, Process, Settings, Tuple, UdpFlow,
+    Connection, Counter, Endpoint, Keys, NAME_BYTES, Opener, Pending, Process, Settings, Tuple, UdpFlow,
 };
 use waxseal_common::tables::{AddressEntry, IdentityEntry, PortSet, RowEntry, RowKey};
 
@@ -24,6 +24,8 @@ pub(crate) static SETTINGS: Array<Settings, 1> = Array::new();
 pub(crate) static KEYS: Array<Keys, 1> = Array::new();
 #[btf_map]
 pub(crate) static ENDPOINTS: HashMap<CgroupId, Endpoint, 65536, LAZY> = HashMap::new();
+#[btf_map]
+pub(crate) static EXPECTED: LpmTrie<[u8; NAME_BYTES], u32, 4096> = LpmTrie::new();
 #[btf_map]
 pub(crate) static IDENTITIES: HashMap<IdentityId, IdentityEntry, 16384, LAZY> = HashMap::new();
 #[btf_map]
@@ -88,6 +90,12 @@ pub(crate) fn seal_key() -> Option<&'static SealKey> {
 pub(crate) fn endpoint(cgroup: CgroupId) -> Option<Endpoint> {
     // SAFETY: the value is copied out at once; entries are eight bytes and the agent replaces them whole.
     unsafe { ENDPOINTS.get(cgroup) }.copied()
+}
+
+/// Whether a directory of this name may be a workload's: a service unit that some document names, or a container.
+#[inline(always)]
+pub(crate) fn is_expected(name: &[u8; NAME_BYTES]) -> bool {
+    EXPECTED.get(&Key::new(NAME_BYTES as u32 * 8, *name)).is_some()
 }
 
 /// The identity's row, both versions.
@@ -210,5 +218,7 @@ pub(crate) fn as_number<T>(pointer: *const T) -> u64 {
     unsafe { core::ptr::read_volatile(slot) }
 }
 
+/// Stores only where nothing is.
+pub(crate) const KEEP: u64 = BPF_NOEXIST as u64;
 /// Stores with "insert or replace".
 pub(crate) const REPLACE: u64 = BPF_ANY as u64;

@@ -48,7 +48,13 @@ impl Owner {
 /// The owner of a socket, where the context gives no helper for its cgroup.
 #[inline(always)]
 pub(crate) fn of_socket(sock: Sock) -> Owner {
-    Owner(find(sock.directory().0))
+    of_directory(sock.directory())
+}
+
+/// The owner of a cgroup's directory.
+#[inline(always)]
+pub(crate) fn of_directory(directory: Directory) -> Owner {
+    Owner(find(directory.0))
 }
 
 /// The owner of a packet's socket. `skb` is the hook's context; `cgroup` what the kernel's helper says.

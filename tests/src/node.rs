@@ -63,6 +63,13 @@ impl Node {
         Self { instance, directory, child: None, installed: false }
     }
 
+    /// Adds a line to the configuration, for the next start.
+    pub fn configure(&self, line: &str) {
+        let path = self.path("agent.yaml");
+        let text = fs::read_to_string(&path).expect("our own file");
+        write_private(&path, &format!("{text}\n{line}\n"));
+    }
+
     /// The name of this agent.
     pub fn instance(&self) -> &str {
         &self.instance

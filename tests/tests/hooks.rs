@@ -1,10 +1,14 @@
 //! Every door leads past the same guard: address forms, system calls, places.
 
 use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
 use waxseal_tests::netns::{End, Netns};
 use waxseal_tests::probe::{Door, Listen, Probe, Protocol, Request, handle, parse};
+use waxseal_tests::root;
 use waxseal_tests::stage::{Stage, Workload, allow_ingress, policy};
+
+const SOON: Duration = Duration::from_secs(5);
 
 fn wired() -> (Netns, Netns, End, End) {
     let (here, there) = (Netns::new("here"), Netns::new("there"));
@@ -104,26 +108,31 @@ fn every_way_to_ask_for_a_connection_meets_the_same_verdict() {
         allow_ingress("remote", "shop/remote", &good, "[ 8080/tcp ]"),
         allow_ingress("local", "shop/local", &good, "[ 8081/tcp ]")
     ));
+    let mut accepted = 0;
     for ip in far.both() {
         let to = SocketAddr::new(ip, 8080);
         for (door, errno) in open_doors(&mut good, to) {
             assert_eq!(errno, None, "the good one by {door:?} to {to}");
         }
-        let before = remote.probe.seen(at_remote);
+        // connect() returns before accept() does.
+        accepted += Door::ALL.len() as u64;
+        root::wait("all are accepted", SOON, || (remote.probe.seen(at_remote) == accepted).then_some(()));
         for (door, errno) in open_doors(&mut bad, to) {
             assert_eq!(errno.as_deref(), Some("ECONNREFUSED"), "the bad one by {door:?} to {to}");
         }
-        assert_eq!(remote.probe.seen(at_remote), before, "{to}");
+        assert_eq!(remote.probe.seen(at_remote), accepted, "{to}");
     }
+    accepted = 0;
     for text in ["127.0.0.1:8081", "[::1]:8081"] {
         for (door, errno) in open_doors(&mut good, parse(text)) {
             assert_eq!(errno, None, "the good one by {door:?} to {text}");
         }
-        let before = local.probe.seen(at_local);
+        accepted += Door::ALL.len() as u64;
+        root::wait("all are accepted", SOON, || (local.probe.seen(at_local) == accepted).then_some(()));
         for (door, errno) in open_doors(&mut bad, parse(text)) {
             assert_eq!(errno.as_deref(), Some("EPERM"), "the bad one by {door:?} to {text}");
         }
-        assert_eq!(local.probe.seen(at_local), before, "{text}");
+        assert_eq!(local.probe.seen(at_local), accepted, "{text}");
     }
 }
 

@@ -262,9 +262,15 @@ fn nested_cgroups_inherit_the_nearest_workload_above_them() {
 }
 
 #[test]
-fn a_new_cgroup_where_workloads_are_expected_gets_nothing_until_it_is_known() {
+fn a_new_cgroup_in_a_managed_slice_gets_nothing_until_it_is_known() {
     let (here, there, end) = wired();
-    let (stage, [mut server]) = Stage::new("pending", [("shop/server", Some(&there))]);
+    let mut stage = Stage::idle("pending", Settings::default());
+    let mut server = stage.workload("shop/server", Some(&there));
+    let slice = stage.cgroup.child("managed");
+    stage.node.configure(&format!("managed: [ \"{}\" ]", slice.name()));
+    stage.node.write("workloads.yaml", stage.documents());
+    stage.node.start();
+    stage.node.await_endpoint(&server.cgroup.name());
     let (service, _) = server.probe.serve(Protocol::Tcp, "[::]:8080");
     stage.apply(&policy("known", "shop/server", "  ingress:\n    - from: [ { entity: any-authenticated } ]"));
     let mut open = stage.stranger(Some(&there));
@@ -272,8 +278,8 @@ fn a_new_cgroup_where_workloads_are_expected_gets_nothing_until_it_is_known() {
     let to = SocketAddr::new(end.v4.into(), 8080);
     let open_to_all = SocketAddr::new(end.v4.into(), 8081);
     for round in 0..5 {
-        let slice = stage.cgroup.child(&format!("workloads/unknown-{round}"));
-        let mut probe = Probe::start(Some(slice.path()), Some(&here.path()), None);
+        let unknown = slice.child(&format!("unknown-{round}"));
+        let mut probe = Probe::start(Some(unknown.path()), Some(&here.path()), None);
         for to in [to, open_to_all] {
             probe
                 .connect(Protocol::Tcp, to)

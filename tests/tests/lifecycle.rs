@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 use waxseal_tests::netns::{End, Netns};
 use waxseal_tests::node::{Node, Settings};
-use waxseal_tests::probe::{Handle, Protocol, Reply, Request, Target, handle, parse};
+use waxseal_tests::probe::{Handle, Probe, Protocol, Reply, Request, Target, handle, parse};
 use waxseal_tests::root;
 use waxseal_tests::stage::{Stage, Workload, allow_ingress, policy};
 
@@ -197,31 +197,35 @@ fn a_stopped_agent_leaves_its_verdicts_too() {
 #[test]
 fn new_interfaces_and_namespaces_are_guarded_from_their_first_packet() {
     let mut scene = scene("interfaces");
-    for number in 2..6 {
-        // A wire that did not exist when the agent started.
-        let (_, end) = scene.wires.0.wire(&scene.wires.1, number);
-        for ip in end.both() {
-            let reply = scene.caller.probe.connect(Protocol::Tcp, SocketAddr::new(ip, SHUT));
-            reply.assert_refused(&["ECONNREFUSED"], &format!("wire {number}"));
-            assert!(scene.caller.probe.shout(SocketAddr::new(ip, SHUT)).is_some(), "wire {number}");
-            assert_eq!(
-                scene.caller.probe.talk(Protocol::Tcp, SocketAddr::new(ip, OPEN)),
-                None,
-                "wire {number}"
-            );
-        }
-        scene.wires.0.ip(&["link", "del", &format!("wire{number}")]);
-    }
-    // A namespace that did not exist either, with a process of the caller's cgroup inside.
+    // Wires that did not exist when the agent started, one of them from a namespace that did not exist either.
     let late = Netns::new("late");
-    let (_, end) = late.wire(&scene.wires.1, 9);
-    let caller = scene.caller.cgroup.path().to_owned();
-    let mut probe = waxseal_tests::probe::Probe::start(Some(&caller), Some(&late.path()), None);
-    probe
-        .connect(Protocol::Tcp, SocketAddr::new(end.v4.into(), SHUT))
-        .assert_refused(&["ECONNREFUSED"], "a new namespace");
-    assert!(probe.shout(SocketAddr::new(end.v4.into(), SHUT)).is_some());
-    assert_eq!(probe.talk(Protocol::Tcp, SocketAddr::new(end.v4.into(), OPEN)), None);
+    let mut newcomer = Probe::start(Some(scene.caller.cgroup.path()), Some(&late.path()), None);
+    let ends = [2, 3].map(|number| scene.wires.0.wire(&scene.wires.1, number).1);
+    let (_, late_end) = late.wire(&scene.wires.1, 4);
+    for ip in ends.iter().flat_map(End::both) {
+        let to = SocketAddr::new(ip, SHUT);
+        scene.caller.probe.connect(Protocol::Tcp, to).assert_refused(&["ECONNREFUSED"], &to.to_string());
+        assert!(scene.caller.probe.shout(to).is_some(), "{to}");
+    }
+    for ip in late_end.both() {
+        let to = SocketAddr::new(ip, SHUT);
+        newcomer.connect(Protocol::Tcp, to).assert_refused(&["ECONNREFUSED"], &to.to_string());
+        assert!(newcomer.shout(to).is_some(), "{to}");
+    }
+    // The agent learns of new addresses a moment later; until then a caller is refused, never let through unjudged.
+    let patience = Duration::from_secs(15);
+    for ip in ends.iter().flat_map(End::both) {
+        let to = SocketAddr::new(ip, OPEN);
+        root::wait(&format!("{to} is known"), patience, || {
+            scene.caller.probe.talk(Protocol::Tcp, to).is_none().then_some(())
+        });
+    }
+    for ip in late_end.both() {
+        let to = SocketAddr::new(ip, OPEN);
+        root::wait(&format!("{to} is known"), patience, || {
+            newcomer.talk(Protocol::Tcp, to).is_none().then_some(())
+        });
+    }
     for service in scene.guarded {
         assert_eq!(scene.server.probe.seen(service), 0);
     }

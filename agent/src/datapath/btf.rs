@@ -200,6 +200,7 @@ pub fn offsets() -> Result<Vec<(&'static str, u64)>, Error> {
         ("NET_INUM", types.field("net", "ns.inum")?.bytes()),
         ("CGROUP_KN", types.field("cgroup", "kn")?.bytes()),
         ("KN_ID", types.field("kernfs_node", "id")?.bytes()),
+        ("KN_NAME", types.field("kernfs_node", "name")?.bytes()),
         ("KN_PARENT", parent.bytes()),
         ("SKB_SK", types.field("sk_buff", "sk")?.bytes()),
     ])

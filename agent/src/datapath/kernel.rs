@@ -1,5 +1,6 @@
 //! The loaded programs and their maps: the only writer of the kernel's tables.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -9,7 +10,9 @@ use aya::maps::{Array, HashMap, MapData, MapError, MapInfo, PerCpuArray};
 use waxseal_common::address::Address;
 use waxseal_common::ids::{CgroupId, IdentityId, Revision};
 use waxseal_common::seal::SealKey;
-use waxseal_common::state::{Connection, Counter, Endpoint, Keys, Pending, Settings, Tuple, UdpFlow};
+use waxseal_common::state::{
+    Connection, Counter, Endpoint, Keys, NAME_BYTES, Pending, Settings, Tuple, UdpFlow,
+};
 use waxseal_common::tables::{AddressEntry, IdentityEntry, Mode, PortSet, RowEntry, RowKey};
 
 use super::Error;
@@ -33,6 +36,7 @@ pub struct Kernel {
     cgroup: PathBuf,
     settings: Array<MapData, Settings>,
     endpoints: Table<CgroupId, Endpoint>,
+    expected: LpmTrie<MapData, [u8; NAME_BYTES], u32>,
     identities: Table<IdentityId, IdentityEntry>,
     addresses: LpmTrie<MapData, [u8; 16], AddressEntry>,
     rows: Table<RowKey, RowEntry>,
@@ -49,6 +53,31 @@ pub struct Kernel {
 impl std::fmt::Debug for Kernel {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Kernel({})", self.pins.display())
+    }
+}
+
+/// How the name of a directory begins, or what it is.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum NamePattern {
+    /// This very name.
+    Name(String),
+    /// Every name that begins so.
+    Prefix(String),
+}
+
+impl NamePattern {
+    /// The pattern as a prefix of bytes: a whole name ends with the zero that ends it in the kernel. A name that is too
+    /// long to be compared whole is compared as far as it can be.
+    fn key(&self) -> (u32, [u8; NAME_BYTES]) {
+        let (text, end) = match self {
+            Self::Name(name) => (name, 1),
+            Self::Prefix(prefix) => (prefix, 0),
+        };
+        let mut bytes = [0; NAME_BYTES];
+        let length = text.len().min(NAME_BYTES - 1);
+        bytes[..length].copy_from_slice(&text.as_bytes()[..length]);
+        let whole = if length == text.len() { length + end } else { length };
+        (whole as u32 * 8, bytes)
     }
 }
 
@@ -70,6 +99,7 @@ impl Kernel {
         let mut kernel = Self {
             settings: Array::try_from(take(&mut ebpf, "SETTINGS")?).map_err(map_error("SETTINGS"))?,
             endpoints: table(&mut ebpf, "ENDPOINTS")?,
+            expected: LpmTrie::try_from(take(&mut ebpf, "EXPECTED")?).map_err(map_error("EXPECTED"))?,
             identities: table(&mut ebpf, "IDENTITIES")?,
             addresses: LpmTrie::try_from(take(&mut ebpf, "ADDRESSES")?).map_err(map_error("ADDRESSES"))?,
             rows: table(&mut ebpf, "ROWS")?,
@@ -162,6 +192,21 @@ impl Kernel {
     /// Says who owns a cgroup.
     pub fn bind(&mut self, cgroup: CgroupId, endpoint: Endpoint) -> Result<(), Error> {
         self.endpoints.insert(cgroup, endpoint, 0).map_err(map_error("ENDPOINTS"))
+    }
+
+    /// Says how directories are called that may be workloads': they get nothing until they are bound.
+    pub fn expect(&mut self, names: &BTreeSet<NamePattern>) -> Result<(), Error> {
+        let failed = map_error("EXPECTED");
+        let wanted: BTreeSet<(u32, [u8; NAME_BYTES])> = names.iter().map(NamePattern::key).collect();
+        let there: BTreeSet<(u32, [u8; NAME_BYTES])> =
+            self.expected.keys().filter_map(Result::ok).map(|key| (key.prefix_len(), key.data())).collect();
+        for (bits, name) in wanted.difference(&there) {
+            self.expected.insert(&Key::new(*bits, *name), 1, 0).map_err(&failed)?;
+        }
+        for (bits, name) in there.difference(&wanted) {
+            ignore_absent(self.expected.remove(&Key::new(*bits, *name))).map_err(&failed)?;
+        }
+        Ok(())
     }
 
     /// Forgets a cgroup that is gone.

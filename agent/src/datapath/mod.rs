@@ -17,7 +17,7 @@ use std::{fs, io};
 
 use thiserror::Error;
 
-pub use kernel::{CAPACITY, Fill, Kernel, monotonic};
+pub use kernel::{CAPACITY, Fill, Kernel, NamePattern, monotonic};
 pub use load::{Channels, Polling};
 pub use refuse::Refuser;
 

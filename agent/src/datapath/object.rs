@@ -48,11 +48,12 @@ pub const HOOKS: [Hook; 11] = [
 ];
 
 /// The maps that outlive the agent.
-pub const MAPS: [&str; 17] = [
+pub const MAPS: [&str; 18] = [
     "SETTINGS",
     "POLLING",
     "KEYS",
     "ENDPOINTS",
+    "EXPECTED",
     "IDENTITIES",
     "ADDRESSES",
     "ROWS",

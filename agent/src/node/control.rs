@@ -1,7 +1,6 @@
 //! The control thread: the only one that changes identities, endpoints and policies.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -9,25 +8,23 @@ use aya::maps::{MapData, RingBuf};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{MissedTickBehavior, interval};
 use waxseal_common::address::Address;
-use waxseal_common::flow::{CgroupChange, CgroupEvent, FlowEvent, Hook, Kind};
 use waxseal_common::ids::CgroupId;
 use waxseal_common::state::{Connection, Counter, Endpoint};
 use waxseal_common::tables::Mode;
-use waxseal_common::verdict::{Direction, Peer, Question, Verdict, decide};
-use zerocopy::FromBytes as _;
 
 use super::adopt::Survey;
 use super::ceiling::{self, Ceiling};
 use super::names::NameBook;
 use super::refusals::Refuse;
 use super::rings::asynchronous;
+use super::tree::local_addresses;
 use super::{Error, lastgood};
 use crate::api::{Command, Hub, PolicyFailure, PolicyReport};
 use crate::attest::{Decision, Owner, ProcFacts};
 use crate::cgroup::{Cgroup, Tree};
 use crate::config::Config;
-use crate::datapath::{Kernel, monotonic, netns};
-use crate::flows::{Time, enrich};
+use crate::datapath::{Kernel, monotonic};
+use crate::flows::Time;
 use crate::identity::Registry;
 use crate::policy::{self, Compiled, Compiler, PolicySet};
 use crate::watch::Watcher;
@@ -60,22 +57,6 @@ fn adopted(kernel: &Kernel) -> BTreeSet<u64> {
     kernel.connections().into_iter().filter(|(_, record)| adopted(record)).map(|(cookie, _)| cookie).collect()
 }
 
-/// The addresses of this node, in every namespace.
-fn local_addresses() -> BTreeSet<Address> {
-    let own = netns::own().ok();
-    let others = netns::all().into_iter().filter(|(netns, _)| Some(*netns) != own);
-    others.flat_map(|(_, path)| addresses_in(Some(&path))).chain(addresses_in(None)).collect()
-}
-
-/// The addresses of a namespace; of this process's own without one. What cannot be read has none.
-fn addresses_in(namespace: Option<&Path>) -> BTreeSet<Address> {
-    let found = match namespace {
-        None => netns::addresses(),
-        Some(path) => std::fs::File::open(path).and_then(|file| netns::inside(&file, netns::addresses)),
-    };
-    found.unwrap_or_default().into_iter().map(Address::from).collect()
-}
-
 /// All that only this thread changes.
 pub(super) struct Control {
     pub(super) config: Config,
@@ -104,7 +85,7 @@ pub(super) struct Control {
     /// A process has entered a workload, perhaps with a namespace that nobody has looked into.
     pub(super) look_soon: bool,
     /// Something happened in the tree that an event could not tell.
-    scan_soon: bool,
+    pub(super) scan_soon: bool,
 }
 
 impl Control {
@@ -271,15 +252,6 @@ impl Control {
         }
     }
 
-    /// Learns the node's addresses anew. Towards them a SYN is sealed, and a destination may be a workload.
-    fn look_around(&mut self) {
-        let local = local_addresses();
-        if local != self.local {
-            self.local = local;
-            self.settle_cgroups(&BTreeSet::new());
-        }
-    }
-
     fn age(&mut self) {
         if let Err(error) = self.kernel.age(monotonic(), UDP_IDLE, HALF_OPEN) {
             tracing::warn!(%error, "cannot remove old entries");
@@ -300,161 +272,5 @@ impl Control {
     pub(super) fn counter(&self, wanted: Counter) -> u64 {
         let counters = self.kernel.counters().unwrap_or_default();
         counters.iter().find(|(counter, _)| *counter == wanted).map_or(0, |(_, value)| *value)
-    }
-
-    /// Lists the cgroup tree.
-    fn scan(&mut self) -> Result<(), Error> {
-        let scan = self.tree.scan()?;
-        if !scan.complete {
-            tracing::error!(
-                "there are more cgroups than can be looked after; those left out have no identity"
-            );
-        }
-        let found: BTreeMap<CgroupId, Cgroup> =
-            scan.cgroups.into_iter().map(|cgroup| (cgroup.id, cgroup)).collect();
-        for id in self.cgroups.keys().filter(|id| !found.contains_key(id)) {
-            self.shared.names.forget_cgroup(*id);
-        }
-        for cgroup in found.values() {
-            self.shared.names.learn_cgroup(cgroup.id, &cgroup.path);
-        }
-        self.cgroups = found;
-        Ok(())
-    }
-
-    /// Lists the tree and judges all of it.
-    fn rescan(&mut self) {
-        if let Err(error) = self.scan() {
-            tracing::error!(%error, "cannot list the cgroup tree");
-            return;
-        }
-        let known: BTreeSet<CgroupId> = self.decisions.keys().chain(self.cgroups.keys()).copied().collect();
-        self.settle_cgroups(&known);
-    }
-
-    fn settle_cgroups(&mut self, ids: &BTreeSet<CgroupId>) {
-        if let Err(error) = self.judge_cgroups(ids) {
-            tracing::error!(%error, "cannot give cgroups their identity; they get nothing until it can be done");
-        }
-    }
-
-    fn cgroup_events(&mut self, ring: &mut RingBuf<MapData>) {
-        let mut touched = BTreeSet::new();
-        while let Some(item) = ring.next() {
-            if let Ok(event) = CgroupEvent::read_from_bytes(&item) {
-                self.cgroup_event(&event, &mut touched);
-            }
-        }
-        if std::mem::take(&mut self.scan_soon) {
-            self.rescan();
-        } else if !touched.is_empty() {
-            self.settle_cgroups(&touched);
-        }
-    }
-
-    /// Notes one change. The tracepoints speak of cgroup v1 hierarchies too, whose numbers mean something else: only what
-    /// the tree itself confirms counts.
-    fn cgroup_event(&mut self, event: &CgroupEvent, touched: &mut BTreeSet<CgroupId>) {
-        let length = (event.path_length as usize).min(event.path.len());
-        let path = str::from_utf8(&event.path[..length]).ok().filter(|_| length + 1 < event.path.len());
-        let Some(path) = path else {
-            // Too long for an event, or no text: the tree itself must tell.
-            self.scan_soon = true;
-            return;
-        };
-        let id = event.cgroup;
-        if event.kind == CgroupChange::Removed as u32 {
-            let ours = self.cgroups.get(&id).is_some_and(|cgroup| cgroup.path == path);
-            if ours && self.tree.id_of(path).ok() != Some(id) {
-                self.cgroups.remove(&id);
-                self.shared.names.forget_cgroup(id);
-                touched.insert(id);
-            }
-            return;
-        }
-        let below = self.tree.directory(path).starts_with(self.tree.root());
-        if !below || self.tree.id_of(path).ok() != Some(id) {
-            return;
-        }
-        if event.kind == CgroupChange::Entered as u32
-            && matches!(self.owners.get(&id), Some(Owner::Workload(_)))
-        {
-            self.look_soon = true;
-        }
-        if event.kind == CgroupChange::Made as u32 {
-            self.cgroups.insert(id, Cgroup { id, path: path.to_owned() });
-            self.shared.names.learn_cgroup(id, path);
-            touched.insert(id);
-        } else if !matches!(self.decisions.get(&id), Some(Decision::Attested(_))) || self.tree.is_hybrid() {
-            touched.insert(id);
-        }
-    }
-
-    /// Ends every open connection that the policy in force denies.
-    pub(super) fn end_denied(&self) {
-        let ceiling = self.ceiling.map_or(Mode::Enforce, |ceiling| ceiling.mode);
-        for (cookie, mut record) in self.kernel.connections() {
-            if record.stage != Connection::OPEN {
-                continue;
-            }
-            if let Some(endpoint) = self.bound.get(&record.cgroup) {
-                record.owner = endpoint.identity;
-            }
-            // A cgroup that was refused gets nothing; its next packet is dropped, and the event tells why.
-            if record.owner.is_workload() {
-                self.end_if_denied(cookie, &record, ceiling);
-            }
-        }
-    }
-
-    fn end_if_denied(&self, cookie: u64, record: &Connection, ceiling: Mode) {
-        let opener = record.opener == 1;
-        let direction = if opener { Direction::Egress } else { Direction::Ingress };
-        let other = if opener { record.tuple.destination } else { record.tuple.source };
-        let judged = decide(
-            &self.compiled,
-            &Question {
-                direction,
-                subject: record.owner,
-                peer: Peer::Known(record.peer),
-                peer_address: self.compiled.address(other),
-                loopback: other.is_loopback(),
-                protocol: waxseal_common::ids::protocol::TCP,
-                port: record.port,
-            },
-            ceiling,
-        );
-        if judged.verdict != Verdict::Deny {
-            return;
-        }
-        let event = FlowEvent {
-            at: monotonic(),
-            revision: self.kernel.revision().unwrap_or_default(),
-            cookie,
-            cgroup: record.cgroup,
-            duration: monotonic().saturating_sub(record.opened),
-            tuple: record.tuple,
-            source: if opener { record.owner } else { record.peer },
-            destination: if opener { record.peer } else { record.owner },
-            rule: judged.rule,
-            netns: record.netns,
-            process: record.process,
-            port: record.port,
-            kind: Kind::Denied as u8,
-            verdict: judged.verdict as u8,
-            reason: judged.reason as u8,
-            direction: direction as u8,
-            protocol: waxseal_common::ids::protocol::TCP,
-            hook: Hook::Agent as u8,
-            flags: FlowEvent::DESTROY | FlowEvent::SEALED,
-            ..FlowEvent::default()
-        };
-        if self.shared.refuse.try_send(event).is_err() {
-            tracing::warn!("a denied connection is not ended at once; its next packet is dropped");
-        }
-        match enrich(&event, &*self.shared.names) {
-            Ok(flow) => self.shared.hub.publish(flow),
-            Err(error) => tracing::error!(%error, "an event that cannot be read"),
-        }
     }
 }

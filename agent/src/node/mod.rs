@@ -11,8 +11,10 @@ mod lastgood;
 mod names;
 mod refusals;
 mod reports;
+mod revoke;
 mod rings;
 mod settle;
+mod tree;
 
 use std::path::PathBuf;
 use std::sync::Arc;

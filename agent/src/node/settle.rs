@@ -13,8 +13,9 @@ use super::adopt::Survey;
 use super::control::{Control, LINGER};
 use crate::attest::{Attested, Decision, Owner, assign_tree, attest, managed_slices};
 use crate::cidr::Cidr;
-use crate::datapath::CAPACITY;
+use crate::datapath::{CAPACITY, NamePattern};
 use crate::policy::{self, Compiled, NodeDefaults, PolicySet};
+use crate::workload::Workload;
 use crate::{datapath, identity};
 
 /// Why nothing was changed.
@@ -52,6 +53,24 @@ struct Settled {
 fn is_within(path: &str, slice: &str) -> bool {
     path.strip_prefix(slice.trim_end_matches('/'))
         .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
+/// How the directories of service units and containers are called that some document may mean.
+fn expected(workloads: &[Workload]) -> BTreeSet<NamePattern> {
+    let units =
+        workloads.iter().filter_map(|workload| workload.selector.systemd_unit.as_ref()).map(
+            |unit| match unit.as_str().split_once(['*', '?']) {
+                None => NamePattern::Name(unit.as_str().to_owned()),
+                Some((prefix, _)) => NamePattern::Prefix(prefix.to_owned()),
+            },
+        );
+    // A pattern that may be anything would hold everything.
+    let units = units.filter(|unit| *unit != NamePattern::Prefix(String::new()));
+    let engines = ["docker-", "libpod-", "cri-containerd-", "crio-"];
+    let containers = workloads.iter().any(|workload| workload.selector.container.is_some());
+    let engines =
+        engines.into_iter().filter(|_| containers).map(|prefix| NamePattern::Prefix(prefix.to_owned()));
+    units.chain(engines).collect()
 }
 
 /// How many cgroups that are gone are remembered at most.
@@ -98,6 +117,7 @@ impl Control {
         let wanted = self.compile(set)?;
         self.put_into_force(wanted)?;
         self.kernel.set_pending_mode(self.strictest(set))?;
+        self.kernel.expect(&expected(&set.workloads))?;
         self.bind(&settled.endpoints)?;
         let released = self.registry.retain(&settled.used)?;
         if !released.is_empty() {

@@ -4,8 +4,8 @@ use aya_ebpf::helpers::generated::bpf_probe_read_kernel_str;
 use aya_ebpf::macros::raw_tracepoint;
 use aya_ebpf::programs::RawTracePointContext;
 use waxseal_common::flow::{CgroupChange, CgroupEvent};
-use waxseal_common::ids::CgroupId;
-use waxseal_common::state::Counter;
+use waxseal_common::ids::{CgroupId, IdentityId};
+use waxseal_common::state::{Counter, Endpoint};
 
 use crate::kernel::Directory;
 use crate::maps;
@@ -25,10 +25,23 @@ pub(crate) fn cgroup_attach(ctx: RawTracePointContext) -> i32 {
     tell(ctx.arg(0), ctx.arg(1), CgroupChange::Entered)
 }
 
+/// A directory that may be a workload's gets nothing until the agent has looked at it, also while there is no agent: this
+/// runs before any process can be in it.
+#[inline(always)]
+fn expect(directory: Directory) {
+    if maps::is_expected(&directory.name()) {
+        let endpoint = Endpoint { identity: IdentityId::UNKNOWN, flags: 0 };
+        let _ = maps::ENDPOINTS.insert(CgroupId(directory.id()), endpoint, maps::KEEP);
+    }
+}
+
 /// `cgroup` and `path` are the tracepoint's first two arguments: `struct cgroup *` and `const char *`.
 #[inline(always)]
 fn tell(cgroup: u64, path: u64, change: CgroupChange) -> i32 {
     let directory = Directory::of_cgroup(cgroup);
+    if matches!(change, CgroupChange::Made) {
+        expect(directory);
+    }
     let Some(mut entry) = maps::CGROUPS.reserve(0) else {
         maps::count(Counter::CgroupsLost);
         return 0;

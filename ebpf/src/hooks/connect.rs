@@ -38,7 +38,7 @@ fn connect(call: &Call<'_>, hook: Hook) -> i32 {
         return PASS;
     }
     let bench = Bench::open(settings);
-    let mut case = Case::new(hook, call.cookie(), CgroupId(call.sock().directory().id()), owner);
+    let mut case = Case::new(hook, call.cookie(), CgroupId(0), owner);
     case.source = owner.identity();
     case.sealed = true;
     case.protocol = call.protocol();
@@ -55,6 +55,7 @@ fn connect(call: &Call<'_>, hook: Hook) -> i32 {
     if judged.verdict.passes() {
         return PASS;
     }
+    case.cgroup = CgroupId(call.sock().directory().id());
     case.netns = NetnsId(call.sock().netns());
     emit::case(&case, &emit::Telling { revision: bench.revision, judged, direction, flags: 0 });
     REFUSE

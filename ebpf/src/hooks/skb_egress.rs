@@ -10,9 +10,9 @@ use waxseal_common::verdict::Verdict;
 
 use super::skb_ingress::{DROP, PASS, RAW, again, older_than_we};
 use super::{stateless, udp};
-use crate::ctx::Packet;
 use crate::judge::Bench;
 use crate::maps;
+use crate::packet::Packet;
 
 const ESTABLISHED: u32 = 1;
 const CLOSE_WAIT: u32 = 8;

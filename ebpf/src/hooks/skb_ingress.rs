@@ -12,11 +12,12 @@ use waxseal_common::verdict::{Direction, Judgement, Reason, Verdict};
 use super::sock_ops::keep;
 use super::{stateless, udp};
 use crate::case::{self, Case};
-use crate::ctx::{self, Packet};
+use crate::ctx;
 use crate::emit::{self, Chapter, Telling};
 use crate::judge::{AsOf, Bench};
 use crate::maps;
 use crate::owner::Owner;
+use crate::packet::Packet;
 
 /// The packet goes on to the socket.
 pub(super) const PASS: i32 = 1;

@@ -8,9 +8,11 @@ use waxseal_common::ids::{CgroupId, IdentityId, NetnsId, Revision};
 use waxseal_common::seal::{OPTION_LENGTH, seal};
 use waxseal_common::state::{Connection, Counter};
 
-use crate::ctx::{self, Callback};
+use crate::callback::Callback;
+use crate::ctx;
 use crate::emit::{self, Chapter};
 use crate::judge::Bench;
+use crate::kernel::{Directory, Sock};
 use crate::maps;
 use crate::owner::{self, Owner};
 
@@ -47,7 +49,9 @@ pub(crate) fn sock_ops(ctx: SockOpsContext) -> u32 {
 fn connect(callback: &Callback<'_>) -> u32 {
     let Some(settings) = maps::settings() else { return DONE };
     let bench = Bench::open(settings);
-    let owner = owner::of_socket(callback.sock());
+    let sock = callback.sock();
+    let directory = sock.directory();
+    let owner = owner::of_directory(directory);
     if owner.identity() == IdentityId::UNKNOWN {
         return DONE;
     }
@@ -60,7 +64,7 @@ fn connect(callback: &Callback<'_>) -> u32 {
     if owner.identity().is_workload() {
         record.flags = if seals { Connection::SEALS } else { 0 };
         let cookie = callback.cookie();
-        own(&mut record, callback, owner);
+        own(&mut record, sock, directory, owner);
         record.process = maps::opener(cookie);
         record.port = record.tuple.destination_port;
         // Without a record the answer to the SYN is denied: full means refused, not forgotten.
@@ -93,9 +97,8 @@ fn empty() -> Connection {
 }
 
 #[inline(always)]
-fn own(record: &mut Connection, callback: &Callback<'_>, owner: Owner) {
-    let sock = callback.sock();
-    record.cgroup = CgroupId(sock.directory().id());
+fn own(record: &mut Connection, sock: Sock, directory: Directory, owner: Owner) {
+    record.cgroup = CgroupId(directory.id());
     record.owner = owner.identity();
     record.netns = NetnsId(sock.netns());
 }
@@ -180,13 +183,15 @@ fn tell(record: &Connection, cookie: u64, kind: Kind, sent: u64, received: u64) 
 /// Established at the acceptor: what the SYN proved becomes the new socket's record.
 #[inline(never)]
 fn accepted(callback: &Callback<'_>) -> u32 {
-    let owner = owner::of_socket(callback.sock());
+    let sock = callback.sock();
+    let directory = sock.directory();
+    let owner = owner::of_directory(directory);
     if !owner.identity().is_workload() {
         return DONE;
     }
     let cookie = callback.cookie();
     let mut record = Connection { stage: Connection::OPEN, ..empty() };
-    own(&mut record, callback, owner);
+    own(&mut record, sock, directory, owner);
     callback.read_accepted(&mut record.tuple);
     record.tuple.netns = record.netns;
     record.port = record.tuple.destination_port;

@@ -8,11 +8,11 @@ use waxseal_common::verdict::{Direction, Judgement, Reason};
 use super::skb_ingress::{DROP, PASS};
 use super::udp;
 use crate::case::{self, Case};
-use crate::ctx::Packet;
 use crate::emit::{self, Telling};
 use crate::judge::Bench;
 use crate::maps;
 use crate::owner::Owner;
+use crate::packet::Packet;
 
 /// A packet that arrives at a managed socket.
 #[inline(never)]

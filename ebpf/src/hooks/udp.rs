@@ -8,11 +8,11 @@ use waxseal_common::verdict::{Direction, Judgement, Peer, Question, Reason, Verd
 
 use super::skb_ingress::{DROP, PASS, stricter};
 use crate::case::{self, Case};
-use crate::ctx::Packet;
 use crate::emit::{self, Telling};
 use crate::judge::{Bench, pack, unpack};
 use crate::maps;
 use crate::owner::Owner;
+use crate::packet::Packet;
 
 /// How long after the last datagram a reply still belongs to its flow. The agent removes older flows.
 const REPLY_NANOSECONDS: u64 = 120_000_000_000;

@@ -101,7 +101,7 @@ fn hammer(target: &Target, patience: Duration, tally: &Tally) {
     let Target { protocol, address, connected } = *target;
     while tally.running() {
         let result = attempt(protocol, address, connected, patience);
-        if tally.count.fetch_add(1, Ordering::AcqRel) % BREATH == 0 {
+        if tally.count.fetch_add(1, Ordering::AcqRel).is_multiple_of(BREATH) {
             // Whoever else is under test needs the processor too.
             thread::sleep(Duration::from_millis(1));
         }

@@ -271,23 +271,32 @@ pub(crate) fn join(
 
 fn fast_open(socket: &Socket, to: SocketAddr, patience: Duration) -> io::Result<()> {
     socket.set_write_timeout(Some(patience))?;
+    // Interrupted, the connection is being made all the same: the second call waits for it.
     let sent =
         socket.send_to_with_flags(b"early", &SockAddr::from(to), libc::MSG_FASTOPEN | libc::MSG_NOSIGNAL);
-    if sent.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::Interrupted) {
-        // An io_uring that was used before may still have work for this thread. The connection is being made all the same.
-        socket.send_with_flags(b"early", libc::MSG_NOSIGNAL)?;
-    } else {
-        sent?;
-    }
+    sent.or_else(|error| match error.kind() {
+        io::ErrorKind::Interrupted => patiently(|| socket.send_with_flags(b"early", libc::MSG_NOSIGNAL)),
+        _ => Err(error),
+    })?;
     // The call returns before the peer has answered when a cookie is at hand: the echo is the answer.
     let heard = read_some(socket, patience)?;
     if heard.starts_with(b"early") { Ok(()) } else { Err(io::Error::from_raw_os_error(libc::ECONNRESET)) }
 }
 
+/// Calls again when interrupted: an io_uring that was used before may still have work for this thread.
+fn patiently<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    loop {
+        match call() {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            result => return result,
+        }
+    }
+}
+
 fn read_some(socket: &Socket, patience: Duration) -> io::Result<Vec<u8>> {
     socket.set_read_timeout(Some(patience))?;
     let mut buffer = [MaybeUninit::uninit(); 4096];
-    let (length, _) = socket.recv_from(&mut buffer)?;
+    let (length, _) = patiently(|| socket.recv_from(&mut buffer))?;
     // SAFETY: the kernel has filled the first `length` bytes.
     Ok(buffer[..length].iter().map(|byte| unsafe { byte.assume_init() }).collect())
 }
