@@ -14,6 +14,7 @@ mod condition;
 mod describe;
 mod error;
 mod explain;
+mod explain_text;
 mod gather;
 mod intern;
 mod lint;
