@@ -10,6 +10,7 @@ mod load;
 pub mod netns;
 pub mod object;
 pub mod probe;
+mod refusal;
 mod refuse;
 
 use std::path::PathBuf;
@@ -41,7 +42,7 @@ pub enum Error {
         source: Box<aya::EbpfError>,
     },
     /// One program is refused.
-    #[error("cannot load the kernel program {name}: {source}")]
+    #[error("cannot load the kernel program {name}: {}", brief(&source.to_string()))]
     Load {
         /// The program.
         name: &'static str,
@@ -90,6 +91,13 @@ pub enum Error {
     },
 }
 
+/// The first line of a loader's error and the last ones: between them lies the verifier's whole walk.
+fn brief(text: &str) -> String {
+    let lines: Vec<&str> = text.lines().map(str::trim_end).filter(|line| !line.is_empty()).collect();
+    let [first, .., one, two, three] = lines.as_slice() else { return text.to_owned() };
+    format!("{first} [...] {one}; {two}; {three}")
+}
+
 /// Gives memory back that only starting up needed.
 pub fn trim_memory() {
     bpf::trim_memory();
@@ -122,6 +130,10 @@ pub fn uninstall(config: &Config) -> Result<usize, Error> {
         fs::remove_dir(&layout).map_err(|source| failed(&layout, source))?;
     }
     fs::remove_dir(&root).map_err(|source| failed(&root, source))?;
+    // Other instances may have theirs beside it.
+    if let Some(all) = root.parent() {
+        let _ = fs::remove_dir(all);
+    }
     Ok(removed)
 }
 

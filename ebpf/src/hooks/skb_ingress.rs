@@ -234,18 +234,20 @@ fn syn(bench: &Bench, case: &mut Case, opener: Option<&'static mut Connection>) 
     if judged.verdict.passes() {
         return PASS;
     }
-    let silent = matches!(direction, Direction::Ingress) && refuses_silently(bench, case.destination);
-    let flags = if silent { 0 } else { FlowEvent::REFUSE };
+    let flags = refusal(bench, case, direction);
     emit::case(case, &Telling { revision: bench.revision, judged, direction, flags });
     DROP
 }
 
-/// Whether the namespace of the workload wants its callers left in the dark.
+/// Whether the caller is told: [`FlowEvent::REFUSE`], unless the namespace of the workload wants its callers left in the
+/// dark.
 #[inline(never)]
-fn refuses_silently(bench: &Bench, identity: IdentityId) -> bool {
-    AsOf(bench.revision)
-        .subject(identity, Direction::Ingress)
-        .is_some_and(|subject| subject.has(Subject::REFUSE_SILENTLY))
+pub(super) fn refusal(bench: &Bench, case: &Case, direction: Direction) -> u8 {
+    let silent = matches!(direction, Direction::Ingress)
+        && AsOf(bench.revision)
+            .subject(case.destination, Direction::Ingress)
+            .is_some_and(|subject| subject.has(Subject::REFUSE_SILENTLY));
+    if silent { 0 } else { FlowEvent::REFUSE }
 }
 
 /// Of the two ends' judgements the stricter one, and whose it is; of two allows the one that a rule made, so that the

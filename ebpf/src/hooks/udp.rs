@@ -6,7 +6,7 @@ use waxseal_common::ids::{IdentityId, Revision, protocol};
 use waxseal_common::state::{Counter, UdpFlow};
 use waxseal_common::verdict::{Direction, Judgement, Peer, Question, Reason, Verdict};
 
-use super::skb_ingress::{DROP, PASS, stricter};
+use super::skb_ingress::{DROP, PASS, refusal, stricter};
 use crate::case::{self, Case};
 use crate::emit::{self, Telling};
 use crate::judge::{Bench, pack, unpack};
@@ -177,7 +177,8 @@ pub(super) fn ingress(packet: &Packet<'_>, bench: &Bench, cookie: u64, owner: Ow
     if passes && !first {
         return PASS;
     }
-    emit::case(&case, &Telling { revision: bench.revision, judged, direction, flags: 0 });
+    let flags = if passes { 0 } else { refusal(bench, &case, direction) };
+    emit::case(&case, &Telling { revision: bench.revision, judged, direction, flags });
     if passes { PASS } else { DROP }
 }
 
