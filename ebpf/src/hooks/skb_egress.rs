@@ -8,7 +8,7 @@ use waxseal_common::ids::protocol;
 use waxseal_common::state::Connection;
 use waxseal_common::verdict::Verdict;
 
-use super::skb_ingress::{DROP, PASS, RAW, again, older_than_we};
+use super::skb_ingress::{DROP, PASS, RAW, again, older_than_we, reset_only};
 use super::{stateless, udp};
 use crate::judge::Bench;
 use crate::maps;
@@ -30,9 +30,9 @@ pub(crate) fn skb_egress(ctx: SkBuffContext) -> i32 {
             return if bare { DROP } else { PASS };
         }
         if record.revision == settings.revision {
-            return if record.verdict == Verdict::Deny as u8 { DROP } else { PASS };
+            return if record.verdict == Verdict::Deny as u8 { reset_only(&packet) } else { PASS };
         }
-        return again(&Bench::open(settings), cookie, record, Hook::SkbEgress);
+        return again(&packet, &Bench::open(settings), cookie, record, Hook::SkbEgress);
     }
     unrecorded(&packet, &Bench::open(settings), cookie)
 }

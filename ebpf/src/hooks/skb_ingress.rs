@@ -5,6 +5,7 @@ use aya_ebpf::macros::cgroup_skb;
 use aya_ebpf::programs::SkBuffContext;
 use waxseal_common::flow::{FlowEvent, Hook, Kind};
 use waxseal_common::ids::{IdentityId, protocol};
+use waxseal_common::packet;
 use waxseal_common::state::{Connection, Counter, Pending};
 use waxseal_common::tables::{Subject, Tables as _};
 use waxseal_common::verdict::{Direction, Judgement, Reason, Verdict};
@@ -34,20 +35,26 @@ pub(crate) fn skb_ingress(ctx: SkBuffContext) -> i32 {
     let cookie = packet.cookie();
     if let Some(record) = maps::connection(cookie) {
         if record.stage == Connection::OPEN && record.revision == settings.revision {
-            return if record.verdict == Verdict::Deny as u8 { DROP } else { PASS };
+            return if record.verdict == Verdict::Deny as u8 { reset_only(&packet) } else { PASS };
         }
         let bench = Bench::open(settings);
         if record.stage == Connection::OPENING {
             return answered(&packet, &bench, cookie, record);
         }
-        return again(&bench, cookie, record, Hook::SkbIngress);
+        return again(&packet, &bench, cookie, record, Hook::SkbIngress);
     }
     unrecorded(&packet, &Bench::open(settings), cookie)
 }
 
 /// An open connection under a policy that has changed since it was judged.
 #[inline(never)]
-pub(super) fn again(bench: &Bench, cookie: u64, record: &mut Connection, hook: Hook) -> i32 {
+pub(super) fn again(
+    packet: &Packet<'_>,
+    bench: &Bench,
+    cookie: u64,
+    record: &mut Connection,
+    hook: Hook,
+) -> i32 {
     // The owner's identity may have changed with the policy.
     if let Some(endpoint) = maps::endpoint(record.cgroup) {
         record.owner = endpoint.identity;
@@ -65,7 +72,17 @@ pub(super) fn again(bench: &Bench, cookie: u64, record: &mut Connection, hook: H
     if before != Verdict::Deny as u8 {
         end(record, cookie, hook);
     }
-    DROP
+    reset_only(packet)
+}
+
+/// What still passes on a denied connection: the reset that ends it, so that the other end need not wait for a timeout.
+#[inline(never)]
+pub(super) fn reset_only(packet: &Packet<'_>) -> i32 {
+    let Ok(ip) = packet::ip(packet) else { return DROP };
+    match packet::tcp(packet, ip.transport) {
+        Ok(tcp) if tcp.resets() => PASS,
+        _ => DROP,
+    }
 }
 
 /// Tells the agent to end the socket.
