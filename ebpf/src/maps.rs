@@ -206,15 +206,22 @@ pub(crate) fn count(counter: Counter) {
     }
 }
 
-/// Turns a pointer that the verifier guards into a number that can be added to. Needs CAP_PERFMON, which loading
-/// these programs needs anyway.
+/// Turns a pointer that the verifier guards into a number that can be added to; 0 when that fails. Needs CAP_PERFMON,
+/// which loading these programs needs anyway.
 #[inline(always)]
 pub(crate) fn as_number<T>(pointer: *const T) -> u64 {
     let Some(slot) = SCRATCH.get_ptr_mut(0) else { return 0 };
-    // SAFETY: the slot belongs to this CPU and is read back before anything else can run on it; were the program
-    // preempted here, a wrong number would lead to a failed or foreign read, and both are no identity.
+    // Another program may run on this CPU in between and leave its own pointer. Not twice the same, though.
+    let once = pass_through(slot, pointer);
+    let twice = pass_through(slot, pointer);
+    if once == twice { once } else { 0 }
+}
+
+#[inline(always)]
+fn pass_through<T>(slot: *mut u64, pointer: *const T) -> u64 {
+    // SAFETY: the slot is eight bytes long and belongs to this CPU.
     unsafe { core::ptr::write_volatile(slot.cast::<*const T>(), pointer) };
-    // SAFETY: the slot is eight bytes long and initialised.
+    // SAFETY: as above, and initialised.
     unsafe { core::ptr::read_volatile(slot) }
 }
 

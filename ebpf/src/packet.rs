@@ -1,6 +1,7 @@
 //! A packet at a socket, as the cgroup_skb hooks get it.
 
 use core::ffi::c_void;
+use core::mem::MaybeUninit;
 use core::ptr;
 
 use aya_ebpf::EbpfContext as _;
@@ -97,11 +98,16 @@ impl Packet<'_> {
 impl Bytes for Packet<'_> {
     #[inline(always)]
     fn load<const N: usize>(&self, offset: u32) -> Option<[u8; N]> {
-        let mut bytes = [0u8; N];
-        let to = (&raw mut bytes).cast();
+        // Not zeroed first: that would be a call of its own, on a stack that is nearly full.
+        let mut bytes = MaybeUninit::<[u8; N]>::uninit();
+        let to = bytes.as_mut_ptr().cast();
         // SAFETY: the helper checks the offset and writes exactly N bytes into a live local.
         let failed = unsafe { helpers::bpf_skb_load_bytes(self.as_ptr(), offset, to, N as u32) };
-        if failed == 0 { Some(bytes) } else { None }
+        if failed != 0 {
+            return None;
+        }
+        // SAFETY: the helper has written all N bytes.
+        Some(unsafe { bytes.assume_init() })
     }
 }
 

@@ -108,7 +108,11 @@ impl Client {
     fn send(&self, request: &Request) -> Result<(), ClientError> {
         let mut text = serde_json::to_vec(request).map_err(ClientError::Garbled)?;
         text.push(b'\n');
-        (&self.0).write_all(&text).map_err(ClientError::Closed)
+        match (&self.0).write_all(&text) {
+            // An agent that refuses this user says so and hangs up without listening: its answer is still to be read.
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+            sent => sent.map_err(ClientError::Closed),
+        }
     }
 }
 

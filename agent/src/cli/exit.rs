@@ -63,9 +63,12 @@ pub(super) struct Ended {
 
 /// A reader that went away, as `head` does, is no failure.
 pub(super) fn is_broken_pipe(error: &anyhow::Error) -> bool {
-    error.chain().any(|cause| {
-        cause.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
-    })
+    // The agent that hangs up is no reader: whatever was asked of it was not done.
+    let agent = error.chain().any(<dyn std::error::Error>::is::<ClientError>);
+    !agent
+        && error.chain().any(|cause| {
+            cause.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+        })
 }
 
 /// How a command that failed with this error ends: the outermost cause that says so decides.
