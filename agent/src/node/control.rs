@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use aya::maps::{MapData, RingBuf};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::{MissedTickBehavior, interval};
 use waxseal_common::address::Address;
 use waxseal_common::ids::CgroupId;
@@ -35,6 +35,10 @@ const TICK: Duration = Duration::from_secs(1);
 const SCAN_TICKS: u64 = 30;
 /// Ticks between two rounds of removing old entries.
 const AGE_TICKS: u64 = 10;
+/// Ticks between two looks at the node's addresses.
+const LOOK_TICKS: u64 = 3;
+/// How long after a look that a denial asked for another may ask.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
 /// After how long an idle UDP flow is forgotten.
 const UDP_IDLE: Duration = Duration::from_mins(2);
 /// After how long a SYN that was allowed and never completed is forgotten: longer than the kernel keeps it itself.
@@ -49,6 +53,8 @@ pub(super) struct Shared {
     pub(super) names: Arc<NameBook>,
     pub(super) hub: Arc<Hub>,
     pub(super) refuse: Refuse,
+    /// Somebody may have called an address of this node that is not known yet.
+    pub(super) look: Arc<Notify>,
 }
 
 /// The connections that an earlier agent adopted.
@@ -203,6 +209,8 @@ impl Control {
         let mut clock = interval(TICK);
         clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut ticks = 0;
+        let look = Arc::clone(&self.shared.look);
+        let mut looked = Instant::now();
         loop {
             tokio::select! {
                 _ = &mut stopped => return Ok(()),
@@ -215,6 +223,10 @@ impl Control {
                 changed = files.changed() => {
                     changed?;
                     self.reload();
+                }
+                () = look.notified(), if looked.elapsed() > LOOK_AGAIN => {
+                    looked = Instant::now();
+                    self.look_around();
                 }
                 _ = clock.tick() => {
                     ticks += 1;
@@ -246,7 +258,7 @@ impl Control {
                 self.settle_cgroups(&BTreeSet::new());
             }
         }
-        if self.look_soon || ticks.is_multiple_of(AGE_TICKS) {
+        if self.look_soon || ticks.is_multiple_of(LOOK_TICKS) {
             self.look_soon = false;
             self.look_around();
         }

@@ -22,7 +22,7 @@ use std::{io, thread};
 
 use thiserror::Error;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 
 use crate::api::{Hub, Server, SocketError};
 use crate::cgroup::{self, Tree};
@@ -124,7 +124,13 @@ async fn serve(config: Config) -> Result<(), Error> {
     let (refuse, refusals) = refusals::channel();
     let mut kernel = Kernel::open(&config, tree.root())?;
     let Channels { flows, denials, cgroups, polling, log } = kernel.channels()?;
-    let shared = control::Shared { names: Arc::clone(&names), hub: Arc::clone(&hub), refuse: refuse.clone() };
+    let look = Arc::new(Notify::new());
+    let shared = control::Shared {
+        look: Arc::clone(&look),
+        names: Arc::clone(&names),
+        hub: Arc::clone(&hub),
+        refuse: refuse.clone(),
+    };
     let (commands, inbox) = mpsc::channel(64);
     let (stop, stopped) = oneshot::channel();
 
@@ -149,7 +155,7 @@ async fn serve(config: Config) -> Result<(), Error> {
         .map_err(Error::Start)?;
     started.await.unwrap_or_else(|_| Err(Error::Start(io::Error::other("the control thread ended"))))?;
 
-    let drain = tokio::spawn(rings::drain(flows, denials, polling, names, Arc::clone(&hub), refuse));
+    let drain = tokio::spawn(rings::drain(flows, denials, polling, names, Arc::clone(&hub), refuse, look));
     let log = tokio::spawn(rings::log(log));
     let answer = tokio::spawn(server.serve(hub, commands));
     datapath::trim_memory();

@@ -6,8 +6,9 @@ use std::time::Duration;
 use aya::maps::{MapData, RingBuf};
 use aya_log::EbpfLogger;
 use tokio::io::unix::AsyncFd;
+use tokio::sync::Notify;
 use tokio::time::sleep;
-use waxseal_common::flow::FlowEvent;
+use waxseal_common::flow::{FlowEvent, Hook};
 use zerocopy::FromBytes as _;
 
 use super::names::NameBook;
@@ -31,8 +32,9 @@ pub(super) async fn drain(
     names: Arc<NameBook>,
     hub: Arc<Hub>,
     refuse: Refuse,
+    look: Arc<Notify>,
 ) {
-    let desk = Desk { names, hub, refuse };
+    let desk = Desk { names, hub, refuse, look };
     let ended = tokio::select! {
         ended = drain_flows(flows, polling, &desk) => ended,
         ended = drain_denials(denials, &desk) => ended,
@@ -63,6 +65,7 @@ struct Desk {
     names: Arc<NameBook>,
     hub: Arc<Hub>,
     refuse: Refuse,
+    look: Arc<Notify>,
 }
 
 async fn drain_denials(ring: RingBuf<MapData>, desk: &Desk) -> std::io::Result<()> {
@@ -131,6 +134,10 @@ impl Desk {
             && self.refuse.try_send(*event).is_err()
         {
             tracing::warn!("more callers wait for a refusal than can be answered; they retry by themselves");
+        }
+        if event.hook == Hook::SkbIngress as u8 && event.flags & FlowEvent::SEALED == 0 {
+            // Whoever showed no seal may have called an address that is this node's and not known as such yet.
+            self.look.notify_one();
         }
         self.publish(event);
     }
