@@ -36,11 +36,12 @@ pub(crate) static ROWS: HashMap<RowKey, RowEntry, 262_144, LAZY> = HashMap::new(
 pub(crate) static PORT_SETS: HashMap<u32, PortSet, 65536, LAZY> = HashMap::new();
 #[btf_map]
 pub(crate) static CONNECTIONS: HashMap<u64, Connection, 262_144, LAZY> = HashMap::new();
+// The next two hold an entry for milliseconds only: taking memory for each would cost more than keeping it.
 /// The MAC of a seal to the cookie of the socket that sent it, while the connection opens.
 #[btf_map]
-pub(crate) static OPENINGS: HashMap<u64, u64, 65536, LAZY> = HashMap::new();
+pub(crate) static OPENINGS: HashMap<u64, u64, 65536> = HashMap::new();
 #[btf_map]
-pub(crate) static PENDING: HashMap<Tuple, Pending, 65536, LAZY> = HashMap::new();
+pub(crate) static PENDING: HashMap<Tuple, Pending, 65536> = HashMap::new();
 #[btf_map]
 pub(crate) static UDP_FLOWS: HashMap<Tuple, UdpFlow, 262_144, LAZY> = HashMap::new();
 /// Datagrams from sources without identity: all that a flood of them can push out is each other.
