@@ -30,7 +30,8 @@ fn unit<'a>(segments: &mut impl Iterator<Item = &'a str>) -> Option<&'a str> {
         if [".service", ".scope"].iter().any(|kind| segment.ends_with(kind)) {
             return Some(segment);
         }
-        if container_id(segment).is_some() {
+        // A system container runs a service manager of its own, whose units are no units of this host.
+        if container_id(segment).is_some() || segment == "lxc" || segment.starts_with("lxc.") {
             return None;
         }
     }
@@ -104,6 +105,8 @@ mod tests {
             ("/system.slice/web.service/sub/other.service", Some("web.service"), None),
             ("/system.slice/system-web.slice/web@1.service", Some("web@1.service"), None),
             ("/test/web.service", Some("web.service"), None),
+            ("/lxc.payload.guest/system.slice/web.service", None, None),
+            ("/lxc/guest/system.slice/web.service", None, None),
             ("/system.slice", None, None),
             ("/", None, None),
             (&in_container, None, None),
