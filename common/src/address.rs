@@ -18,7 +18,9 @@ impl Address {
     /// Maps the four bytes of an IPv4 address, in network order.
     #[inline(always)]
     pub const fn from_v4(v4: [u8; 4]) -> Self {
-        Self([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, v4[0], v4[1], v4[2], v4[3]])
+        // As two words: sixteen single bytes would be a call in the kernel programs.
+        let low = u64::from_ne_bytes([0, 0, 0xff, 0xff, v4[0], v4[1], v4[2], v4[3]]);
+        zerocopy::transmute!([0, low])
     }
 
     /// Whether this is an IPv4 address in mapped form.

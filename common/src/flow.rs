@@ -130,8 +130,12 @@ pub struct FlowEvent {
     pub hook: u8,
     /// The bits below.
     pub flags: u8,
+    /// Zero. Three fields, each in its place: seven single bytes would be a call in the kernel programs.
+    pub pad: u8,
     /// Zero.
-    pub pad: [u8; 7],
+    pub pad_half: u16,
+    /// Zero.
+    pub pad_word: u32,
 }
 
 impl FlowEvent {

@@ -102,6 +102,8 @@ pub fn enrich(event: &FlowEvent, names: &dyn Names) -> Result<Flow, Garbled> {
         hook,
         flags,
         pad: _,
+        pad_half: _,
+        pad_word: _,
     } = *event;
     let Tuple {
         source: source_address,
