@@ -260,7 +260,7 @@ fn judge(
     denied(Reason::NoRuleMatches, selected_by)
 }
 
-/// Asks the rows for (identity, address), identity alone, address alone and neither. A deny anywhere wins; of several
+/// Asks the rows for (identity, address), address alone, identity alone and neither. A deny anywhere wins; of several
 /// allows, or denies, the most particular is named. The largest of the ranked answers is kept, so that the kernel's
 /// verifier sees one number and not the ways that led to it.
 #[inline(always)]

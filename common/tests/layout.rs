@@ -1,0 +1,52 @@
+//! The sizes that both sides of the border have agreed on. Whoever changes one raises `LAYOUT`, so that no agent takes over
+//! maps that mean something else.
+
+use std::mem::size_of;
+
+use waxseal_common::LAYOUT;
+use waxseal_common::flow::{CgroupEvent, FlowEvent};
+use waxseal_common::seal::{OPTION_LENGTH, SealOption};
+use waxseal_common::state::{
+    Connection, Counter, Endpoint, Keys, Opener, Pending, Process, Settings, Tuple, UdpFlow,
+};
+use waxseal_common::tables::{AddressEntry, IdentityEntry, PortSet, RowEntry, RowKey, Subject};
+
+#[test]
+fn the_layout_is_the_one_that_its_number_stands_for() {
+    assert_eq!(LAYOUT, 1);
+    let sizes = [
+        ("AddressEntry", size_of::<AddressEntry>(), 24),
+        ("CgroupEvent", size_of::<CgroupEvent>(), 280),
+        ("Connection", size_of::<Connection>(), 128),
+        ("Endpoint", size_of::<Endpoint>(), 8),
+        ("FlowEvent", size_of::<FlowEvent>(), 152),
+        ("IdentityEntry", size_of::<IdentityEntry>(), 96),
+        ("Keys", size_of::<Keys>(), 16),
+        ("Opener", size_of::<Opener>(), 32),
+        ("Pending", size_of::<Pending>(), 40),
+        ("PortSet", size_of::<PortSet>(), 1040),
+        ("Process", size_of::<Process>(), 20),
+        ("RowEntry", size_of::<RowEntry>(), 16),
+        ("RowKey", size_of::<RowKey>(), 12),
+        ("Settings", size_of::<Settings>(), 24),
+        ("Subject", size_of::<Subject>(), 20),
+        ("Tuple", size_of::<Tuple>(), 40),
+        ("UdpFlow", size_of::<UdpFlow>(), 80),
+    ];
+    let changed: Vec<_> = sizes.iter().filter(|(_, size, agreed)| size != agreed).collect();
+    assert!(changed.is_empty(), "{changed:?}");
+}
+
+#[test]
+fn the_seal_is_as_long_as_it_says() {
+    assert_eq!(size_of::<SealOption>(), usize::from(OPTION_LENGTH));
+}
+
+#[test]
+fn every_counter_has_its_place_and_its_word() {
+    assert_eq!(Counter::ALL.len(), Counter::COUNT as usize);
+    for (place, counter) in Counter::ALL.iter().enumerate() {
+        assert_eq!(*counter as usize, place);
+        assert!(!counter.as_str().is_empty());
+    }
+}
