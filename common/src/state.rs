@@ -68,10 +68,20 @@ pub struct Process {
 pub struct Opener {
     /// The socket.
     pub cookie: u64,
+    /// The revision under which connect() was judged.
+    pub revision: Revision,
     /// Who made the call.
     pub process: Process,
+    /// The listener's owner, where both ends could be judged; 0 where not.
+    pub peer: IdentityId,
+    /// The rule that decided.
+    pub rule: crate::ids::RuleId,
+    /// Verdict and reason as their bytes.
+    pub verdict: u8,
+    /// See above.
+    pub reason: u8,
     /// Zero.
-    pub pad: u32,
+    pub pad: [u8; 2],
 }
 
 /// The two ends of a packet as one namespace sees them.
@@ -157,6 +167,8 @@ impl Connection {
     pub const ANSWERED: u16 = 1;
     /// Its SYN may not leave without a seal: the destination is on this node and must learn who calls.
     pub const SEALS: u16 = 2;
+    /// connect() has judged both ends already: the listener's hook need not ask again about the same connection.
+    pub const JUDGED: u16 = 8;
     /// Older than its owner's being a workload: no program tells of its end.
     pub const ADOPTED: u16 = 4;
 }

@@ -22,7 +22,7 @@ fn the_layout_is_the_one_that_its_number_stands_for() {
         ("FlowEvent", size_of::<FlowEvent>(), 152),
         ("IdentityEntry", size_of::<IdentityEntry>(), 96),
         ("Keys", size_of::<Keys>(), 16),
-        ("Opener", size_of::<Opener>(), 32),
+        ("Opener", size_of::<Opener>(), 48),
         ("Pending", size_of::<Pending>(), 40),
         ("PortSet", size_of::<PortSet>(), 1040),
         ("Process", size_of::<Process>(), 20),

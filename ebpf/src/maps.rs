@@ -182,13 +182,10 @@ pub(crate) fn leave_opener(opener: &Opener) {
     }
 }
 
-/// The name that connect() left for this socket.
+/// What connect() left for this socket.
 #[inline(always)]
-pub(crate) fn opener(cookie: u64) -> Process {
-    match OPENER.get(0) {
-        Some(opener) if opener.cookie == cookie => opener.process,
-        _ => Process::default(),
-    }
+pub(crate) fn opener(cookie: u64) -> Option<&'static Opener> {
+    OPENER.get(0).filter(|opener| opener.cookie == cookie)
 }
 
 /// Bytes in the flow ring that the agent has not read.

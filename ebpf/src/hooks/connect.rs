@@ -3,10 +3,11 @@
 use aya_ebpf::macros::cgroup_sock_addr;
 use aya_ebpf::programs::SockAddrContext;
 use waxseal_common::flow::Hook;
-use waxseal_common::ids::{CgroupId, NetnsId, protocol};
+use waxseal_common::ids::{CgroupId, IdentityId, NetnsId, protocol};
 use waxseal_common::state::Opener;
-use waxseal_common::verdict::{Direction, Judgement, Peer, Question, Reason, Verdict};
+use waxseal_common::verdict::{Direction, Judgement, Peer, Question, Reason};
 
+use super::skb_ingress::stricter;
 use crate::case::Case;
 use crate::ctx::{self, Call};
 use crate::emit;
@@ -48,17 +49,33 @@ fn connect(call: &Call<'_>, hook: Hook) -> i32 {
     case.tuple.destination_port = call.port();
     if case.protocol == protocol::UDP {
         let _ = maps::UDP_OPENERS.insert(case.cookie, case.process, maps::REPLACE);
-    } else {
-        maps::leave_opener(&Opener { cookie: case.cookie, process: case.process, pad: 0 });
     }
     let (direction, judged) = judge(&bench, call, &mut case);
     if judged.verdict.passes() {
+        leave(&bench, &case, judged);
         return PASS;
     }
     case.cgroup = CgroupId(call.sock().directory().id());
     case.netns = NetnsId(call.sock().netns());
     emit::case(&case, &emit::Telling { revision: bench.revision, judged, direction, flags: 0 });
     REFUSE
+}
+
+/// Leaves what is known for the hooks that run later in the same system call.
+#[inline(always)]
+fn leave(bench: &Bench, case: &Case, judged: Judgement) {
+    if case.protocol != protocol::UDP {
+        maps::leave_opener(&Opener {
+            cookie: case.cookie,
+            revision: bench.revision,
+            process: case.process,
+            peer: if case.destination.is_workload() { case.destination } else { IdentityId::UNKNOWN },
+            rule: judged.rule,
+            verdict: judged.verdict as u8,
+            reason: judged.reason as u8,
+            pad: [0; 2],
+        });
+    }
 }
 
 /// Both ends, as far as they can be known before the first packet.
@@ -95,6 +112,5 @@ fn judge(bench: &Bench, call: &Call<'_>, case: &mut Case) -> (Direction, Judgeme
     question.direction = Direction::Ingress;
     question.subject = other;
     question.peer = Peer::Known(case.source);
-    let ingress = bench.ask(&question);
-    if ingress.verdict == Verdict::Deny { (Direction::Ingress, ingress) } else { (Direction::Egress, egress) }
+    stricter(egress, bench.ask(&question))
 }

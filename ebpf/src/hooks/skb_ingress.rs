@@ -213,16 +213,11 @@ fn opener(case: &Case, mac: u64) -> Option<&'static mut Connection> {
 /// A SYN at its listener: the one place where both ends are known, so both are judged here.
 #[inline(always)]
 fn syn(bench: &Bench, case: &mut Case, opener: Option<&'static mut Connection>) -> i32 {
-    let egress = if case.source.is_workload() {
-        match &opener {
-            Some(opener) => bench.egress(case, &opener.tuple.destination),
-            None => bench.egress(case, &case.tuple.destination),
-        }
-    } else {
-        Judgement::without_rule(Verdict::Allow, Reason::NotAWorkload)
+    let known = opener.as_ref().and_then(|opener| judged_by_connect(bench, case, opener));
+    let (direction, mut judged) = match known {
+        Some(judged) => (Direction::Egress, judged),
+        None => judge_syn(bench, case, opener.as_deref()),
     };
-    let ingress = bench.ingress(case);
-    let (direction, mut judged) = stricter(egress, ingress);
     if judged.verdict.passes() && case.sealed && case.destination.is_workload() {
         let pending = Pending {
             at: case.at,
@@ -243,7 +238,8 @@ fn syn(bench: &Bench, case: &mut Case, opener: Option<&'static mut Connection>) 
     if let Some(opener) = opener {
         opener.peer = case.destination;
         opener.port = case.tuple.destination_port;
-        opener.flags |= Connection::ANSWERED;
+        // What connect() said counts for the first SYN; a retransmission is asked anew.
+        opener.flags = (opener.flags | Connection::ANSWERED) & !Connection::JUDGED;
         opener.listener = case.cookie;
         keep(opener, bench.revision, judged);
         case.process = opener.process;
@@ -254,6 +250,38 @@ fn syn(bench: &Bench, case: &mut Case, opener: Option<&'static mut Connection>) 
     let flags = refusal(bench, case, direction);
     emit::case(case, &Telling { revision: bench.revision, judged, direction, flags });
     DROP
+}
+
+/// What connect() has found out about this very connection, under this revision: both ends, one address, one port. An
+/// address that was translated on the way, or a source address of its own, asks again.
+#[inline(always)]
+fn judged_by_connect(bench: &Bench, case: &Case, opener: &Connection) -> Option<Judgement> {
+    let same = opener.flags & Connection::JUDGED != 0
+        && opener.revision == bench.revision
+        && opener.peer == case.destination
+        && opener.port == case.tuple.destination_port
+        && opener.tuple.destination == case.tuple.destination
+        && case.tuple.source == case.tuple.destination
+        && !case.pending;
+    if !same {
+        return None;
+    }
+    Some(Judgement {
+        verdict: Verdict::from_byte(opener.verdict),
+        reason: Reason::from_byte(opener.reason).unwrap_or(Reason::NoRuleMatches),
+        rule: opener.rule,
+    })
+}
+
+#[inline(always)]
+fn judge_syn(bench: &Bench, case: &Case, opener: Option<&Connection>) -> (Direction, Judgement) {
+    let egress = if case.source.is_workload() {
+        let dialled = opener.map_or(&case.tuple.destination, |opener| &opener.tuple.destination);
+        bench.egress(case, dialled)
+    } else {
+        Judgement::without_rule(Verdict::Allow, Reason::NotAWorkload)
+    };
+    stricter(egress, bench.ingress(case))
 }
 
 /// Whether the caller is told: [`FlowEvent::REFUSE`], unless the namespace of the workload wants its callers left in the

@@ -65,7 +65,16 @@ fn connect(callback: &Callback<'_>) -> u32 {
         record.flags = if seals { Connection::SEALS } else { 0 };
         let cookie = callback.cookie();
         own(&mut record, sock, directory, owner);
-        record.process = maps::opener(cookie);
+        if let Some(opener) = maps::opener(cookie) {
+            record.process = opener.process;
+            if opener.peer.is_workload() && opener.revision == bench.revision {
+                record.peer = opener.peer;
+                record.rule = opener.rule;
+                record.verdict = opener.verdict;
+                record.reason = opener.reason;
+                record.flags |= Connection::JUDGED;
+            }
+        }
         record.port = record.tuple.destination_port;
         // Without a record the answer to the SYN is denied: full means refused, not forgotten.
         if maps::CONNECTIONS.insert(cookie, &record, maps::REPLACE).is_err() {
