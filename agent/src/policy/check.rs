@@ -284,7 +284,9 @@ impl fmt::Display for CheckReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some(errors) = &self.errors {
             writeln!(f, "{errors}")?;
-            return writeln!(f, "\n{} mistakes; nothing would be applied", errors.0.len());
+            let count = errors.0.len();
+            let mistakes = if count == 1 { "mistake" } else { "mistakes" };
+            return writeln!(f, "\n{count} {mistakes}; nothing would be applied");
         }
         for document in &self.documents {
             writeln!(f, "{} {} ({})", document.kind, document.name, document.origin)?;
