@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use crate::cgroup::Cgroup;
 use crate::netns::Netns;
 use crate::node::{Node, Settings};
-use crate::probe::Probe;
+use crate::probe::{Probe, Protocol, parse};
 use crate::root;
 
 /// A workload: a cgroup, a namespace, a process that does what it is told.
@@ -133,4 +133,23 @@ pub fn allow_egress(name: &str, subject: &str, destination: &Workload, ports: &s
         destination.spiffe_id()
     );
     policy(name, subject, &rules)
+}
+
+/// One workload that may call nobody.
+pub fn hermit(label: &str) -> (Stage, Workload) {
+    let (stage, [workload]) = Stage::new(label, [("shop/hermit", None)]);
+    stage.apply(&closed());
+    (stage, workload)
+}
+
+/// The policy of [`hermit`].
+pub fn closed() -> String {
+    policy("closed", "shop/hermit", "  egress: []")
+}
+
+/// Fails unless the workload of [`hermit`] is refused over TCP and UDP.
+pub fn assert_guarded(workload: &mut Workload, case: &str) {
+    for protocol in Protocol::BOTH {
+        workload.probe.connect(protocol, parse("192.0.2.1:80")).assert_refused(&["EPERM"], case);
+    }
 }

@@ -11,26 +11,9 @@ use std::time::{Duration, Instant};
 use waxseal_tests::node::Settings;
 use waxseal_tests::probe::{Protocol, parse};
 use waxseal_tests::root;
-use waxseal_tests::stage::{Stage, Workload, document, policy};
+use waxseal_tests::stage::{Stage, Workload, assert_guarded, closed, document, hermit, policy};
 
 const SOON: Duration = Duration::from_secs(5);
-
-/// One workload that may call nobody.
-fn hermit(label: &str) -> (Stage, Workload) {
-    let (stage, [workload]) = Stage::new(label, [("shop/hermit", None)]);
-    stage.apply(&closed());
-    (stage, workload)
-}
-
-fn closed() -> String {
-    policy("closed", "shop/hermit", "  egress: []")
-}
-
-fn assert_guarded(workload: &mut Workload, case: &str) {
-    for protocol in Protocol::BOTH {
-        workload.probe.connect(protocol, parse("192.0.2.1:80")).assert_refused(&["EPERM"], case);
-    }
-}
 
 /// The set is refused, the message names the file and holds a word, and the old set stays.
 fn assert_refused(stage: &Stage, workload: &mut Workload, name: &str, word: &str) {

@@ -13,26 +13,9 @@ use waxseal_tests::netns::Netns;
 use waxseal_tests::node::Settings;
 use waxseal_tests::probe::{Protocol, Request, parse};
 use waxseal_tests::root;
-use waxseal_tests::stage::{Stage, Workload, policy};
+use waxseal_tests::stage::{Stage, assert_guarded, closed, hermit};
 
 const SOON: Duration = Duration::from_secs(5);
-
-/// One workload that may call nobody.
-fn hermit(label: &str) -> (Stage, Workload) {
-    let (stage, [workload]) = Stage::new(label, [("shop/hermit", None)]);
-    stage.apply(&closed());
-    (stage, workload)
-}
-
-fn closed() -> String {
-    policy("closed", "shop/hermit", "  egress: []")
-}
-
-fn assert_guarded(workload: &mut Workload, case: &str) {
-    for protocol in Protocol::BOTH {
-        workload.probe.connect(protocol, parse("192.0.2.1:80")).assert_refused(&["EPERM"], case);
-    }
-}
 
 /// Runs a command of `waxseal` as an ordinary user.
 fn as_nobody(stage: &Stage, arguments: &[&str]) -> Output {
