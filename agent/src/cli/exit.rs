@@ -181,4 +181,17 @@ mod tests {
         assert!(is_broken_pipe(&error));
         assert!(!is_broken_pipe(&anyhow::anyhow!("cannot write")));
     }
+
+    #[test]
+    fn an_agent_that_cannot_enforce_ends_with_its_own_code_and_says_why() {
+        let without_programs = datapath::Error::NoObject;
+        let without_types =
+            datapath::btf::Error::NoField { structure: "sock".to_owned(), path: "x".to_owned() };
+        for (error, word) in [(without_programs, "no kernel programs"), (without_types.into(), "struct sock")]
+        {
+            let error = anyhow::Error::from(node::Error::Datapath(error));
+            assert_eq!(of(&error), Exit::Unsupported, "{error}");
+            assert!(error.to_string().contains(word), "{error}");
+        }
+    }
 }
