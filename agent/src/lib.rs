@@ -3,7 +3,7 @@
 //! Layers, arrows only downwards; modules of one row never import each other and meet in [`node`]:
 //!
 //! ```text
-//! cli → node → { api, datapath, identity → attest → cgroup, watch } → { policy, flows, config }
+//! cli → node → { api, datapath, mesh, watch } → identity → attest → { cgroup, pki, policy, flows, config }
 //!            → { spiffe, workload, cidr, escape, report } → waxseal_common
 //! ```
 
@@ -19,7 +19,9 @@ pub mod datapath;
 pub mod escape;
 pub mod flows;
 pub mod identity;
+pub mod mesh;
 pub mod node;
+pub mod pki;
 pub mod policy;
 pub mod report;
 pub mod spiffe;

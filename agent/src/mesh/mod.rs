@@ -1,0 +1,1 @@
+//! Between nodes: pair handshakes, sessions, links.

@@ -1,0 +1,1 @@
+//! Certificates: the authority, the verifier, and the identities of this node with their keys.
