@@ -49,6 +49,10 @@ pub enum Hook {
     SkbEgress = 6,
     /// The agent itself.
     Agent = 7,
+    /// Packets that come in from another node.
+    TcIngress = 8,
+    /// Packets that leave for another node.
+    TcEgress = 9,
 }
 
 impl Hook {
@@ -63,6 +67,8 @@ impl Hook {
             Self::SkbIngress => "skb_ingress",
             Self::SkbEgress => "skb_egress",
             Self::Agent => "agent",
+            Self::TcIngress => "tc_ingress",
+            Self::TcEgress => "tc_egress",
         }
     }
 
@@ -77,6 +83,8 @@ impl Hook {
             5 => Some(Self::SkbIngress),
             6 => Some(Self::SkbEgress),
             7 => Some(Self::Agent),
+            8 => Some(Self::TcIngress),
+            9 => Some(Self::TcEgress),
             _ => None,
         }
     }
@@ -130,12 +138,67 @@ pub struct FlowEvent {
     pub hook: u8,
     /// The bits below.
     pub flags: u8,
-    /// Zero. Three fields, each in its place: seven single bytes would be a call in the kernel programs.
-    pub pad: u8,
-    /// Zero.
-    pub pad_half: u16,
-    /// Zero.
-    pub pad_word: u32,
+    /// A [`SealState`].
+    pub seal: u8,
+    /// A [`crate::wire::Failure`]: why there is no session with the other node, where one was asked for.
+    pub failure: u16,
+    /// The session of a connection between nodes: its number at the opener, its SPI at the acceptor; 0 without one.
+    pub session: u32,
+}
+
+/// How the opener has proven itself. The byte in [`FlowEvent::seal`].
+#[repr(u8)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum SealState {
+    /// It has not.
+    None = 0,
+    /// By this node's own records.
+    Local = 1,
+    /// By a session between nodes.
+    Wire = 2,
+    /// It could not: the SYN had no room for a seal.
+    NoRoom = 3,
+    /// It could not: there is no session with the other node. [`FlowEvent::failure`] says why.
+    NoSession = 4,
+    /// It showed a seal of a session that this node does not know.
+    UnknownSession = 5,
+    /// It showed a seal of a known session that is not true.
+    Forged = 6,
+    /// It showed a seal of a session that has expired.
+    Expired = 7,
+}
+
+impl SealState {
+    /// All of them, in the order of their numbers.
+    pub const ALL: [Self; 8] = [
+        Self::None,
+        Self::Local,
+        Self::Wire,
+        Self::NoRoom,
+        Self::NoSession,
+        Self::UnknownSession,
+        Self::Forged,
+        Self::Expired,
+    ];
+
+    /// What a stored byte stands for.
+    pub fn from_byte(byte: u8) -> Option<Self> {
+        Self::ALL.get(usize::from(byte)).copied()
+    }
+
+    /// The word for it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Local => "local",
+            Self::Wire => "sealed",
+            Self::NoRoom => "no-room",
+            Self::NoSession => "no-session",
+            Self::UnknownSession => "unknown-session",
+            Self::Forged => "forged",
+            Self::Expired => "expired",
+        }
+    }
 }
 
 impl FlowEvent {

@@ -8,6 +8,7 @@
 //! * [`address`]: an IP address as sixteen bytes.
 //! * [`packet`]: IP, TCP and UDP heads out of bytes.
 //! * [`seal`]: the TCP option that says who opened a connection, and its MAC.
+//! * [`wire`]: what it becomes between nodes, and the sessions that make it.
 //! * [`tables`]: the compiled policy, as the maps hold it.
 //! * [`verdict`]: [`verdict::decide`], the only place where a verdict is made.
 //! * [`state`]: endpoints, connections, flows and settings, as the maps hold them.
@@ -27,6 +28,7 @@ pub mod seal;
 pub mod state;
 pub mod tables;
 pub mod verdict;
+pub mod wire;
 
 /// Version of the map layouts. Part of the pin directory's name: an agent never reuses maps of another layout.
 pub const LAYOUT: u32 = 1;

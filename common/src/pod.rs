@@ -32,4 +32,10 @@ pod!(
     crate::tables::PortSet,
     crate::tables::RowEntry,
     crate::tables::RowKey,
+    crate::wire::Announced,
+    crate::wire::Arrival,
+    crate::wire::Route,
+    crate::wire::RouteKey,
+    crate::wire::Session,
+    crate::wire::Spi,
 );

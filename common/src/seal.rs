@@ -42,8 +42,39 @@ pub struct SealOption {
     kind: u8,
     length: u8,
     experiment: [u8; 2],
-    identity: [u8; 4],
+    number: [u8; 4],
     mac: [u8; 8],
+}
+
+impl SealOption {
+    #[inline(always)]
+    pub(crate) const fn new(experiment: u16, number: u32, mac: u64) -> Self {
+        Self {
+            kind: OPTION_KIND,
+            length: OPTION_LENGTH,
+            experiment: experiment.to_be_bytes(),
+            number: number.to_be_bytes(),
+            mac: mac.to_be_bytes(),
+        }
+    }
+
+    #[inline(always)]
+    pub(crate) const fn is(&self, experiment: u16) -> bool {
+        self.kind == OPTION_KIND
+            && self.length == OPTION_LENGTH
+            && u16::from_be_bytes(self.experiment) == experiment
+    }
+
+    #[inline(always)]
+    pub(crate) const fn number(&self) -> u32 {
+        u32::from_be_bytes(self.number)
+    }
+
+    /// The MAC that it claims.
+    #[inline(always)]
+    pub const fn mac(&self) -> u64 {
+        u64::from_be_bytes(self.mac)
+    }
 }
 
 /// What a true seal proves.
@@ -65,14 +96,7 @@ pub const fn epoch(now: u64) -> u64 {
 #[inline(always)]
 pub fn seal(key: &SealKey, identity: IdentityId, isn: u32, now: u64) -> (SealOption, u64) {
     let mac = mac(key, identity, isn, epoch(now));
-    let option = SealOption {
-        kind: OPTION_KIND,
-        length: OPTION_LENGTH,
-        experiment: EXPERIMENT.to_be_bytes(),
-        identity: identity.0.to_be_bytes(),
-        mac: mac.to_be_bytes(),
-    };
-    (option, mac)
+    (SealOption::new(EXPERIMENT, identity.0, mac), mac)
 }
 
 /// Checks the bytes found at the end of a SYN's header. `None` is no identity, whatever the bytes say.
@@ -81,8 +105,8 @@ pub fn verify(key: &SealKey, option: &SealOption, isn: u32, now: u64) -> Option<
     if !is_ours(option) {
         return None;
     }
-    let identity = IdentityId(u32::from_be_bytes(option.identity));
-    let claimed = u64::from_be_bytes(option.mac);
+    let identity = IdentityId(option.number());
+    let claimed = option.mac();
     let now = epoch(now);
     // The SYN may have been sealed in the minute before this one. Nothing is gained by comparing in constant time:
     // the comparison is one 64-bit instruction and a guess cannot be refined.
@@ -94,35 +118,39 @@ pub fn verify(key: &SealKey, option: &SealOption, isn: u32, now: u64) -> Option<
 /// Whether the bytes have the shape of our option. Says nothing about truth.
 #[inline(always)]
 pub fn is_ours(option: &SealOption) -> bool {
-    option.kind == OPTION_KIND
-        && option.length == OPTION_LENGTH
-        && u16::from_be_bytes(option.experiment) == EXPERIMENT
+    option.is(EXPERIMENT)
 }
 
 #[inline(always)]
 fn mac(key: &SealKey, identity: IdentityId, isn: u32, epoch: u64) -> u64 {
-    siphash24_two_words(key, (u64::from(identity.0) << 32) | u64::from(isn), epoch)
+    siphash24(key.0, [(u64::from(identity.0) << 32) | u64::from(isn), epoch])
 }
 
-/// SipHash-2-4 (Aumasson and Bernstein, 2012) of exactly two little-endian words, unrolled for the verifier.
+/// SipHash-2-4 (Aumasson and Bernstein, 2012) of a fixed number of little-endian words, unrolled for the verifier.
 #[inline(always)]
-fn siphash24_two_words(key: &SealKey, first: u64, second: u64) -> u64 {
-    let SealKey([k0, k1]) = *key;
+pub(crate) fn siphash24<const N: usize>([k0, k1]: [u64; 2], words: [u64; N]) -> u64 {
     let mut v = [
         k0 ^ 0x736f_6d65_7073_6575,
         k1 ^ 0x646f_7261_6e64_6f6d,
         k0 ^ 0x6c79_6765_6e65_7261,
         k1 ^ 0x7465_6462_7974_6573,
     ];
-    // The last block of a 16-byte message holds nothing but its length in the top byte.
-    for word in [first, second, 16 << 56] {
-        v[3] ^= word;
-        v = round(round(v));
-        v[0] ^= word;
+    for word in words {
+        v = block(v, word);
     }
+    // The last block of a message of whole words holds nothing but its length in the top byte.
+    v = block(v, (N as u64 * 8) << 56);
     v[2] ^= 0xff;
     v = round(round(round(round(v))));
     v[0] ^ v[1] ^ v[2] ^ v[3]
+}
+
+#[inline(always)]
+const fn block(mut v: [u64; 4], word: u64) -> [u64; 4] {
+    v[3] ^= word;
+    v = round(round(v));
+    v[0] ^= word;
+    v
 }
 
 #[inline(always)]
@@ -158,7 +186,7 @@ mod tests {
             let mut oracle = SipHasher24::new_with_keys(KEY.0[0], KEY.0[1]);
             oracle.write(&u64::to_le_bytes(first));
             oracle.write(&u64::to_le_bytes(second));
-            assert_eq!(siphash24_two_words(&KEY, first, second), oracle.finish());
+            assert_eq!(siphash24(KEY.0, [first, second]), oracle.finish());
         }
     }
 

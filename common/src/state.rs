@@ -5,6 +5,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 use crate::address::Address;
 use crate::ids::{CgroupId, IdentityId, NetnsId, Revision};
 use crate::seal::SealKey;
+use crate::wire::Spi;
 
 /// What the agent knows of one cgroup. Key: [`CgroupId`].
 #[repr(C)]
@@ -39,7 +40,12 @@ pub struct Settings {
     /// are to be workloads and are not yet, or were refused.
     pub mode: u8,
     /// Zero.
-    pub pad: [u8; 6],
+    pub pad: u16,
+    /// The namespace of the agent and of the devices that lead to other nodes.
+    pub netns: NetnsId,
+    /// Monotonic nanoseconds until which somebody answers for what the TC programs hold. An agent that lives moves it on;
+    /// past it nothing is held, and who has no session goes without. 0 while the mesh is off.
+    pub mesh_until: u64,
 }
 
 /// The key of the local seal. One entry, in a map of its own so that dumping the settings shows no key.
@@ -152,8 +158,9 @@ pub struct Connection {
     pub port: u16,
     /// The bits below.
     pub flags: u16,
-    /// Zero.
-    pub pad: u32,
+    /// The session that sealed it between nodes: the acceptor's [`crate::wire::Spi`], the opener's
+    /// [`crate::wire::Route::session`]; 0 without one.
+    pub session: u32,
     /// Opener only: the cookie of the listener that has answered, so that a copy of its seal convinces no other.
     pub listener: u64,
 }
@@ -171,6 +178,10 @@ impl Connection {
     pub const JUDGED: u16 = 8;
     /// Older than its owner's being a workload: no program tells of its end.
     pub const ADOPTED: u16 = 4;
+    /// Its seal is for another node: a TC program must find it before the SYN leaves.
+    pub const REMOTE: u16 = 16;
+    /// A SYN of it went out without room for its seal.
+    pub const NO_ROOM: u16 = 32;
 }
 
 /// A SYN that was allowed and whose connection is not established yet, at the listener. Key: [`Tuple`].
@@ -195,6 +206,10 @@ pub struct Pending {
     pub reason: u8,
     /// Zero.
     pub pad: [u8; 2],
+    /// The session of an opener on another node; 0 else.
+    pub session: Spi,
+    /// Zero.
+    pub tail: u32,
 }
 
 /// A judged UDP flow. Key: [`Tuple`] as the opener sent it. Written by the sender's hook, read by the receiver's; removed
@@ -222,16 +237,23 @@ pub struct UdpFlow {
     pub ingress_verdict: u8,
     /// The reason of the stricter one.
     pub reason: u8,
-    /// Zero.
-    pub pad: u8,
+    /// The bits below.
+    pub flags: u8,
     /// Who opened it.
     pub process: Process,
     /// The sending socket's network namespace.
     pub netns: NetnsId,
     /// The receiving socket's network namespace.
     pub receiver_netns: NetnsId,
-    /// Zero.
-    pub tail: u32,
+    /// Of a flow from another node the session under which it was announced; 0 else.
+    pub session: Spi,
+}
+
+impl UdpFlow {
+    /// It goes to another node: it may leave when the agents have told each other of it.
+    pub const REMOTE: u8 = 1;
+    /// It comes from another node, whose agent has announced it.
+    pub const ANNOUNCED: u8 = 2;
 }
 
 /// What is counted, per CPU. The discriminant is the index in the map.
@@ -262,14 +284,38 @@ pub enum Counter {
     Unparsable = 10,
     /// Packets of connections without a record.
     NoRecord = 11,
+    /// SYNs that left for another node under a session's seal.
+    WireSealed = 12,
+    /// SYNs from another node whose seal was true.
+    WireTrue = 13,
+    /// Seals of a known session that were not true: forged, or changed on the way.
+    WireForged = 14,
+    /// SYNs that named a session this node does not know; dropped, and the sender is told.
+    WireUnknown = 15,
+    /// SYNs whose session had expired; dropped, and the sender is told.
+    WireExpired = 16,
+    /// Options of ours that were blanked because they may not pass this border.
+    SealBlanked = 17,
+    /// First packets that wait for a handshake or an announcement.
+    Held = 18,
+    /// First packets lost because the ring to the agent was full, or because they were too long to be held.
+    NoticesLost = 19,
+    /// Fragments dropped because they cut a TCP header.
+    FragmentsDropped = 20,
+    /// SYNs dropped because too many of their session wait for a listener.
+    HalfOpenFull = 21,
+    /// Sealed SYNs dropped because the device has no TC programs yet.
+    Uncovered = 22,
+    /// Denied SYNs that a TC program has answered with a reset.
+    RefusedAtBorder = 23,
 }
 
 impl Counter {
     /// How many counters there are.
-    pub const COUNT: u32 = 12;
+    pub const COUNT: u32 = 24;
 
     /// All of them, in the order of the map.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 24] = [
         Self::Allowed,
         Self::Reported,
         Self::Denied,
@@ -282,6 +328,18 @@ impl Counter {
         Self::Sealed,
         Self::Unparsable,
         Self::NoRecord,
+        Self::WireSealed,
+        Self::WireTrue,
+        Self::WireForged,
+        Self::WireUnknown,
+        Self::WireExpired,
+        Self::SealBlanked,
+        Self::Held,
+        Self::NoticesLost,
+        Self::FragmentsDropped,
+        Self::HalfOpenFull,
+        Self::Uncovered,
+        Self::RefusedAtBorder,
     ];
 
     /// The word for it in `waxseal status`.
@@ -299,6 +357,18 @@ impl Counter {
             Self::Sealed => "sealed",
             Self::Unparsable => "unparsable",
             Self::NoRecord => "no-record",
+            Self::WireSealed => "wire-sealed",
+            Self::WireTrue => "wire-true",
+            Self::WireForged => "wire-forged",
+            Self::WireUnknown => "wire-unknown",
+            Self::WireExpired => "wire-expired",
+            Self::SealBlanked => "seal-blanked",
+            Self::Held => "held",
+            Self::NoticesLost => "notices-lost",
+            Self::FragmentsDropped => "fragments-dropped",
+            Self::HalfOpenFull => "half-open-full",
+            Self::Uncovered => "uncovered",
+            Self::RefusedAtBorder => "refused-at-border",
         }
     }
 }

@@ -4,17 +4,25 @@
 use std::mem::size_of;
 
 use waxseal_common::LAYOUT;
-use waxseal_common::flow::{CgroupEvent, FlowEvent};
+use waxseal_common::flow::{CgroupEvent, FlowEvent, SealState};
 use waxseal_common::seal::{OPTION_LENGTH, SealOption};
 use waxseal_common::state::{
     Connection, Counter, Endpoint, Keys, Opener, Pending, Process, Settings, Tuple, UdpFlow,
 };
 use waxseal_common::tables::{AddressEntry, IdentityEntry, PortSet, RowEntry, RowKey, Subject};
+use waxseal_common::wire::{Announced, Arrival, Failure, HeldDatagram, Notice, Route, RouteKey, Session};
 
 #[test]
 fn the_layout_is_the_one_that_its_number_stands_for() {
     assert_eq!(LAYOUT, 1);
     let sizes = [
+        ("Announced", size_of::<Announced>(), 16),
+        ("Arrival", size_of::<Arrival>(), 32),
+        ("HeldDatagram", size_of::<HeldDatagram>(), 2320),
+        ("Notice", size_of::<Notice>(), 272),
+        ("Route", size_of::<Route>(), 64),
+        ("RouteKey", size_of::<RouteKey>(), 24),
+        ("Session", size_of::<Session>(), 64),
         ("AddressEntry", size_of::<AddressEntry>(), 24),
         ("CgroupEvent", size_of::<CgroupEvent>(), 280),
         ("Connection", size_of::<Connection>(), 128),
@@ -23,12 +31,12 @@ fn the_layout_is_the_one_that_its_number_stands_for() {
         ("IdentityEntry", size_of::<IdentityEntry>(), 96),
         ("Keys", size_of::<Keys>(), 16),
         ("Opener", size_of::<Opener>(), 48),
-        ("Pending", size_of::<Pending>(), 40),
+        ("Pending", size_of::<Pending>(), 48),
         ("PortSet", size_of::<PortSet>(), 1040),
         ("Process", size_of::<Process>(), 20),
         ("RowEntry", size_of::<RowEntry>(), 16),
         ("RowKey", size_of::<RowKey>(), 12),
-        ("Settings", size_of::<Settings>(), 24),
+        ("Settings", size_of::<Settings>(), 32),
         ("Subject", size_of::<Subject>(), 20),
         ("Tuple", size_of::<Tuple>(), 40),
         ("UdpFlow", size_of::<UdpFlow>(), 80),
@@ -48,5 +56,17 @@ fn every_counter_has_its_place_and_its_word() {
     for (place, counter) in Counter::ALL.iter().enumerate() {
         assert_eq!(*counter as usize, place);
         assert!(!counter.as_str().is_empty());
+    }
+}
+
+#[test]
+fn every_number_has_its_word() {
+    for (place, state) in SealState::ALL.iter().enumerate() {
+        assert_eq!(*state as usize, place);
+        assert_eq!(SealState::from_byte(place as u8), Some(*state));
+    }
+    for (place, failure) in Failure::ALL.iter().enumerate() {
+        assert_eq!(*failure as usize, place);
+        assert_eq!(Failure::from_byte(place as u8), Some(*failure));
     }
 }

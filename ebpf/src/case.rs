@@ -1,6 +1,6 @@
 //! One connection before the bench: all that a hook has gathered about it, in one place on the small stack.
 
-use waxseal_common::flow::Hook;
+use waxseal_common::flow::{Hook, SealState};
 use waxseal_common::ids::{CgroupId, IdentityId, NetnsId, protocol};
 use waxseal_common::packet::{self, TcpHead};
 use waxseal_common::seal::{Sealed, is_ours, verify};
@@ -30,8 +30,12 @@ pub(crate) struct Case {
     /// TCP only: the flag byte.
     pub(crate) flags: u8,
     pub(crate) protocol: u8,
-    /// The source is proven.
-    pub(crate) sealed: bool,
+    /// How the source has proven itself, or why not.
+    pub(crate) seal: SealState,
+    /// Why there is no session, as in the event.
+    pub(crate) failure: u16,
+    /// The session between nodes, as in the event.
+    pub(crate) session: u32,
     /// The socket's owner gets nothing yet.
     pub(crate) pending: bool,
     pub(crate) hook: Hook,
@@ -55,10 +59,18 @@ impl Case {
             header: 0,
             flags: 0,
             protocol: 0,
-            sealed: false,
+            seal: SealState::None,
+            failure: 0,
+            session: 0,
             pending: owner.pending(),
             hook,
         }
+    }
+
+    /// The source is proven.
+    #[inline(always)]
+    pub(crate) fn sealed(&self) -> bool {
+        matches!(self.seal, SealState::Local | SealState::Wire)
     }
 
     /// The TCP part in the form that `waxseal_common::packet` knows.
@@ -110,6 +122,6 @@ pub(crate) fn read_seal(packet: &Packet<'_>, case: &mut Case) -> u64 {
         return 0;
     };
     case.source = identity;
-    case.sealed = true;
+    case.seal = SealState::Local;
     mac
 }

@@ -1,7 +1,7 @@
 //! Tells the agent what was decided, and counts what could not be told.
 
 use aya_ebpf::bindings::{BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP};
-use waxseal_common::flow::{FlowEvent, Hook, Kind};
+use waxseal_common::flow::{FlowEvent, Hook, Kind, SealState};
 use waxseal_common::ids::{Revision, protocol};
 use waxseal_common::state::{Connection, Counter};
 use waxseal_common::verdict::{Direction, Judgement, Verdict};
@@ -53,10 +53,10 @@ pub(crate) fn case(case: &Case, telling: &Telling) -> u32 {
         direction: *direction as u8,
         protocol: case.protocol,
         hook: case.hook as u8,
-        flags: if case.sealed { *flags | FlowEvent::SEALED } else { *flags },
-        pad: 0,
-        pad_half: 0,
-        pad_word: 0,
+        flags: if case.sealed() { *flags | FlowEvent::SEALED } else { *flags },
+        seal: case.seal as u8,
+        failure: case.failure,
+        session: case.session,
     });
     entry.submit(wake(denial));
     1
@@ -110,12 +110,28 @@ pub(crate) fn record(record: &Connection, chapter: &Chapter) -> u32 {
         protocol: protocol::TCP,
         hook: *hook as u8,
         flags: if sealed { *flags | FlowEvent::SEALED } else { *flags },
-        pad: 0,
-        pad_half: 0,
-        pad_word: 0,
+        seal: seal(record) as u8,
+        failure: 0,
+        session: record.session,
     });
     entry.submit(wake(denial));
     1
+}
+
+/// How the opener of a recorded connection has proven itself.
+#[inline(always)]
+fn seal(record: &Connection) -> SealState {
+    if record.session != 0 {
+        SealState::Wire
+    } else if record.flags & Connection::NO_ROOM != 0 {
+        SealState::NoRoom
+    } else if record.flags & Connection::REMOTE != 0 {
+        SealState::NoSession
+    } else if record.opener == 1 || record.peer.is_workload() {
+        SealState::Local
+    } else {
+        SealState::None
+    }
 }
 
 #[inline(always)]

@@ -13,6 +13,7 @@ use waxseal_common::state::{
     Connection, Counter, Endpoint, Keys, NAME_BYTES, Opener, Pending, Process, Settings, Tuple, UdpFlow,
 };
 use waxseal_common::tables::{AddressEntry, IdentityEntry, PortSet, RowEntry, RowKey};
+use waxseal_common::wire::{Announced, Arrival, HeldDatagram, Notice, Route, RouteKey, Session, Spi};
 
 /// Memory is taken as entries are made: a quiet host pays for what it uses.
 const LAZY: usize = BPF_F_NO_PREALLOC as usize;
@@ -63,6 +64,24 @@ pub(crate) static FLOWS: RingBuf<FlowEvent, 4_194_304> = RingBuf::new();
 pub(crate) static DENIALS: RingBuf<FlowEvent, 1_048_576> = RingBuf::new();
 #[btf_map]
 pub(crate) static CGROUPS: RingBuf<CgroupEvent, 131_072> = RingBuf::new();
+
+/// Sessions in which this node is the receiver.
+#[btf_map]
+pub(crate) static SESSIONS: HashMap<Spi, Session, 65536, LAZY> = HashMap::new();
+/// Where this node's workloads go on other nodes, with the sessions in which it is the sender.
+#[btf_map]
+pub(crate) static ROUTES: HashMap<RouteKey, Route, 65536, LAZY> = HashMap::new();
+#[btf_map]
+pub(crate) static ARRIVALS: HashMap<u64, Arrival, 65536> = HashMap::new();
+#[btf_map]
+pub(crate) static ANNOUNCED: HashMap<Tuple, Announced, 262_144, LAZY> = HashMap::new();
+/// The devices that have TC programs, by index.
+#[btf_map]
+pub(crate) static COVERED: HashMap<u32, u32, 4096, LAZY> = HashMap::new();
+#[btf_map]
+pub(crate) static NOTICES: RingBuf<Notice, 524_288> = RingBuf::new();
+#[btf_map]
+pub(crate) static DATAGRAMS: RingBuf<HeldDatagram, 1_048_576> = RingBuf::new();
 
 /// 1 while the agent drains the flow ring by the clock, so that programs need not wake it.
 #[btf_map]
@@ -164,6 +183,44 @@ pub(crate) fn pending(tuple: &Tuple) -> Option<Pending> {
 pub(crate) fn opening(mac: u64) -> Option<u64> {
     // SAFETY: copied out at once.
     unsafe { OPENINGS.get(mac) }.copied()
+}
+
+/// A session in which this node is the receiver, to be counted in.
+#[inline(always)]
+pub(crate) fn session(spi: Spi) -> Option<&'static mut Session> {
+    let session = SESSIONS.get_ptr_mut(spi)?;
+    // SAFETY: as for connections; the agent replaces a session whole.
+    Some(unsafe { &mut *session })
+}
+
+/// What is known of a destination on another node, to be counted in.
+#[inline(always)]
+pub(crate) fn route(key: &RouteKey) -> Option<&'static mut Route> {
+    let route = ROUTES.get_ptr_mut(key)?;
+    // SAFETY: as for sessions.
+    Some(unsafe { &mut *route })
+}
+
+/// A SYN from another node on its way to its listener.
+#[inline(always)]
+pub(crate) fn arrival(mac: u64) -> Option<&'static mut Arrival> {
+    let arrival = ARRIVALS.get_ptr_mut(mac)?;
+    // SAFETY: as for connections.
+    Some(unsafe { &mut *arrival })
+}
+
+/// Until when a UDP flow may go out, and under which session.
+#[inline(always)]
+pub(crate) fn announced(tuple: &Tuple) -> Option<&'static Announced> {
+    // SAFETY: memory of a removed entry stays readable until the program ends.
+    unsafe { ANNOUNCED.get(tuple) }
+}
+
+/// Whether a device has TC programs.
+#[inline(always)]
+pub(crate) fn is_covered(device: u32) -> bool {
+    // SAFETY: only looked for.
+    unsafe { COVERED.get(device) }.is_some()
 }
 
 /// Who used this datagram socket last.

@@ -48,7 +48,7 @@ pub const HOOKS: [Hook; 11] = [
 ];
 
 /// The maps that outlive the agent.
-pub const MAPS: [&str; 18] = [
+pub const MAPS: [&str; 25] = [
     "SETTINGS",
     "POLLING",
     "KEYS",
@@ -67,4 +67,11 @@ pub const MAPS: [&str; 18] = [
     "FLOWS",
     "DENIALS",
     "CGROUPS",
+    "SESSIONS",
+    "ROUTES",
+    "ARRIVALS",
+    "ANNOUNCED",
+    "COVERED",
+    "NOTICES",
+    "DATAGRAMS",
 ];

@@ -101,9 +101,9 @@ pub fn enrich(event: &FlowEvent, names: &dyn Names) -> Result<Flow, Garbled> {
         protocol,
         hook,
         flags,
-        pad: _,
-        pad_half: _,
-        pad_word: _,
+        seal: _,
+        failure: _,
+        session: _,
     } = *event;
     let Tuple {
         source: source_address,

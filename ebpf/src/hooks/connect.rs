@@ -2,7 +2,7 @@
 
 use aya_ebpf::macros::cgroup_sock_addr;
 use aya_ebpf::programs::SockAddrContext;
-use waxseal_common::flow::Hook;
+use waxseal_common::flow::{Hook, SealState};
 use waxseal_common::ids::{CgroupId, IdentityId, NetnsId, protocol};
 use waxseal_common::state::Opener;
 use waxseal_common::verdict::{Direction, Judgement, Peer, Question, Reason};
@@ -41,7 +41,7 @@ fn connect(call: &Call<'_>, hook: Hook) -> i32 {
     let bench = Bench::open(settings);
     let mut case = Case::new(hook, call.cookie(), CgroupId(0), owner);
     case.source = owner.identity();
-    case.sealed = true;
+    case.seal = SealState::Local;
     case.protocol = call.protocol();
     case.process = ctx::current_process();
     case.tuple.destination =

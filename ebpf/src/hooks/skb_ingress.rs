@@ -3,12 +3,13 @@
 
 use aya_ebpf::macros::cgroup_skb;
 use aya_ebpf::programs::SkBuffContext;
-use waxseal_common::flow::{FlowEvent, Hook, Kind};
+use waxseal_common::flow::{FlowEvent, Hook, Kind, SealState};
 use waxseal_common::ids::{IdentityId, protocol};
 use waxseal_common::packet;
 use waxseal_common::state::{Connection, Counter, Pending};
 use waxseal_common::tables::{Subject, Tables as _};
 use waxseal_common::verdict::{Direction, Judgement, Reason, Verdict};
+use waxseal_common::wire::Spi;
 
 use super::sock_ops::keep;
 use super::{stateless, udp};
@@ -187,12 +188,12 @@ fn listener(packet: &Packet<'_>, bench: &Bench, cookie: u64, owner: Owner) -> i3
     if case.source.is_workload() && opener.is_none() {
         // A true seal that no connection of ours is opening with: a copy.
         maps::count(Counter::SealForged);
-        case.sealed = false;
+        case.seal = SealState::None;
     }
     if !managed && opener.is_none() {
         return PASS;
     }
-    if !case.sealed {
+    if !case.sealed() {
         case.source = bench.stranger(&case.tuple.source);
     }
     syn(bench, &mut case, opener)
@@ -218,7 +219,7 @@ fn syn(bench: &Bench, case: &mut Case, opener: Option<&'static mut Connection>) 
         Some(judged) => (Direction::Egress, judged),
         None => judge_syn(bench, case, opener.as_deref()),
     };
-    if judged.verdict.passes() && case.sealed && case.destination.is_workload() {
+    if judged.verdict.passes() && case.sealed() && case.destination.is_workload() {
         let pending = Pending {
             at: case.at,
             revision: bench.revision,
@@ -229,6 +230,8 @@ fn syn(bench: &Bench, case: &mut Case, opener: Option<&'static mut Connection>) 
             verdict: judged.verdict as u8,
             reason: judged.reason as u8,
             pad: [0; 2],
+            session: Spi(case.session),
+            tail: 0,
         };
         if maps::PENDING.insert(case.tuple, &pending, maps::REPLACE).is_err() {
             maps::count(Counter::TableFull);

@@ -234,6 +234,7 @@ fn prove(record: &mut Connection) -> bool {
     record.verdict = pending.verdict;
     record.reason = pending.reason;
     record.rule = pending.rule;
+    record.session = pending.session.0;
     let local = pending.opener != 0;
     record.flags = if local { Connection::ANSWERED } else { 0 };
     let _ = maps::PENDING.remove(record.tuple);

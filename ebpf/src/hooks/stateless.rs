@@ -1,6 +1,6 @@
 //! Packets that belong to no connection we keep: ICMP, SCTP, GRE, raw sockets. Each is judged by itself.
 
-use waxseal_common::flow::Hook;
+use waxseal_common::flow::{Hook, SealState};
 use waxseal_common::ids::protocol;
 use waxseal_common::state::Counter;
 use waxseal_common::verdict::{Direction, Judgement, Reason};
@@ -38,7 +38,7 @@ pub(super) fn egress(packet: &Packet<'_>, bench: &Bench, cookie: u64, owner: Own
         return unparsable(bench, owner);
     }
     case.source = owner.identity();
-    case.sealed = true;
+    case.seal = SealState::Local;
     case.destination = bench.stranger(&case.tuple.destination);
     let judged = if case.pending {
         bench.refuse(case.source, Reason::IdentityPending)

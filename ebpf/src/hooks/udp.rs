@@ -1,7 +1,7 @@
 //! Datagrams. The sender's hook writes who sends into the flow table, the receiver's hook reads it there; replies to a
 //! judged flow pass.
 
-use waxseal_common::flow::Hook;
+use waxseal_common::flow::{Hook, SealState};
 use waxseal_common::ids::{IdentityId, Revision, protocol};
 use waxseal_common::state::{Counter, UdpFlow};
 use waxseal_common::verdict::{Direction, Judgement, Peer, Question, Reason, Verdict};
@@ -26,7 +26,7 @@ pub(super) fn egress(packet: &Packet<'_>, bench: &Bench, cookie: u64, owner: Own
         return unparsable(bench, owner);
     }
     case.source = owner.identity();
-    case.sealed = true;
+    case.seal = SealState::Local;
     match answers(packet, bench, &mut case, true) {
         REPLY => return PASS,
         REFUSED => return DROP,
@@ -135,7 +135,8 @@ pub(super) fn ingress(packet: &Packet<'_>, bench: &Bench, cookie: u64, owner: Ow
         _ => {}
     }
     let flow = maps::udp_flow(&case.tuple);
-    case.sealed = flow.as_ref().is_some_and(|flow| flow.source != IdentityId::UNKNOWN);
+    let sealed = flow.as_ref().is_some_and(|flow| flow.source != IdentityId::UNKNOWN);
+    case.seal = if sealed { SealState::Local } else { SealState::None };
     let mut flow = match flow {
         Some(flow) => Some(flow),
         None if !managed => return PASS,
@@ -153,7 +154,7 @@ pub(super) fn ingress(packet: &Packet<'_>, bench: &Bench, cookie: u64, owner: Ow
             flow.seen = case.at;
             return PASS;
         }
-        Some(flow) if case.sealed => {
+        Some(flow) if case.sealed() => {
             case.source = flow.source;
             case.process = flow.process;
         }
