@@ -1,1 +1,34 @@
 //! Certificates: the authority, the verifier, and the identities of this node with their keys.
+//!
+//! [`verify`] is the only place where a chain becomes a [`Peer`], for both directions of every TLS connection. An
+//! [`Issuer`] gives [`Svid`]s: the embedded authority in this process, or a CA server elsewhere. A [`Keeper`] keeps them
+//! fresh. Private keys of workloads live in memory only; those of the authority and of the node on disk, 0600 in a
+//! directory of 0700. Nothing in here knows policies or connections.
+
+mod bundle;
+mod certificate;
+mod names;
+mod refusal;
+mod svid;
+mod tls;
+mod trust;
+mod verify;
+
+pub use bundle::{BundleError, Bundles, DomainBundle, MAX_LIST_BYTES, MAX_LISTS, MAX_ROOTS, Root};
+pub use names::{ca_id, is_node_name, is_reserved, node_id, node_name};
+pub use refusal::{Position, Refusal};
+pub use svid::{Error, Svid};
+pub use tls::{client_config, peer_of, provider, refusal_of, server_config};
+pub use trust::Trust;
+pub use verify::{Peer, Role, verify};
+
+/// Certificates in a chain as it is shown: leaf and signers, the root not counted.
+pub const MAX_CHAIN: usize = 4;
+/// Bytes of a whole chain.
+pub const MAX_CHAIN_BYTES: usize = 16 * 1024;
+/// Names in a leaf.
+pub const MAX_NAMES: usize = 32;
+/// How much earlier than now a certificate begins, for clocks that are behind.
+pub const BACKDATE: std::time::Duration = std::time::Duration::from_secs(60);
+/// The longest name of a node, as in a DNS label.
+pub const MAX_NODE_NAME: usize = 63;
