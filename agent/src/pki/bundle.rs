@@ -29,7 +29,9 @@ pub enum BundleError {
         count: usize,
     },
     /// More than [`MAX_LISTS`], or one larger than [`MAX_LIST_BYTES`].
-    #[error("the bundle has more than {MAX_LISTS} revocation lists, or one of more than {MAX_LIST_BYTES} bytes")]
+    #[error(
+        "the bundle has more than {MAX_LISTS} revocation lists, or one of more than {MAX_LIST_BYTES} bytes"
+    )]
     TooManyLists,
     /// A root that is no root.
     #[error("root {number} of the bundle cannot be used: {refusal}")]
@@ -108,7 +110,8 @@ impl Root {
 
 /// One trust domain: roots, and revocation lists by their issuers.
 ///
-/// A domain with any list demands one of every issuer in a chain; only a domain without lists is believed without.
+/// A domain with any list demands one of every leaf's issuer, and, when a root has one too, of every issuer in the chain.
+/// Only a domain that publishes no list at all is believed without.
 #[derive(Clone)]
 pub struct DomainBundle {
     roots: Vec<Root>,
@@ -176,6 +179,13 @@ impl DomainBundle {
 
     pub(super) fn lists(&self) -> &[CertRevocationList<'static>] {
         &self.lists
+    }
+
+    /// Whether the roots say which signers they have revoked.
+    pub(super) fn roots_revoke(&self) -> bool {
+        let subject =
+            |root: &Root| self.lists.iter().any(|list| list.issuer() == root.anchor.subject.as_ref());
+        self.roots.iter().any(subject)
     }
 
     pub(super) fn is_strict(&self) -> bool {

@@ -73,8 +73,10 @@ pub(super) fn leaf(certificate: &X509Certificate<'_>, strict: bool) -> Result<()
 
 /// The one SPIFFE ID of a leaf.
 pub(super) fn spiffe_id(certificate: &X509Certificate<'_>) -> Result<SpiffeId, Refusal> {
-    let names =
-        certificate.subject_alternative_name().map_err(|_| Refusal::Extension(Position(0)))?.map(|names| names.value);
+    let names = certificate
+        .subject_alternative_name()
+        .map_err(|_| Refusal::Extension(Position(0)))?
+        .map(|names| names.value);
     let names = names.map_or(&[][..], |names| &names.general_names);
     if names.len() > MAX_NAMES {
         return Err(Refusal::TooManyNames { count: names.len() });

@@ -5,17 +5,38 @@
 //! fresh. Private keys of workloads live in memory only; those of the authority and of the node on disk, 0600 in a
 //! directory of 0700. Nothing in here knows policies or connections.
 
+mod authority;
 mod bundle;
 mod certificate;
+mod client;
+mod csr;
+mod embedded;
+mod files;
+mod issuer;
+mod keeper;
 mod names;
+mod pem;
+mod profile;
+mod publication;
 mod refusal;
 mod svid;
 mod tls;
 mod trust;
 mod verify;
 
+pub use authority::{
+    Authority, Error as AuthorityError, Import, IntermediateReport, Lifetimes, MAX_PATTERNS, NodeReport,
+    OVERLAP, PatternError, Report, Revoked, RootReport, Rotated, Setup, Target, Token, TokenError,
+};
 pub use bundle::{BundleError, Bundles, DomainBundle, MAX_LIST_BYTES, MAX_LISTS, MAX_ROOTS, Root};
+pub use csr::CsrRefusal;
+pub use embedded::{Custodian, Embedded};
+pub use files::FileError;
+pub use issuer::{BoxFuture, Denial, IssueError, Issued, Issuer};
+pub use keeper::{CertificateStatus, Keeper, MAX_WANTED};
 pub use names::{ca_id, is_node_name, is_reserved, node_id, node_name};
+pub use pem::PemError;
+pub use publication::{Publication, PublicationError};
 pub use refusal::{Position, Refusal};
 pub use svid::{Error, Svid};
 pub use tls::{client_config, peer_of, provider, refusal_of, server_config};
@@ -32,3 +53,6 @@ pub const MAX_NAMES: usize = 32;
 pub const BACKDATE: std::time::Duration = std::time::Duration::from_secs(60);
 /// The longest name of a node, as in a DNS label.
 pub const MAX_NODE_NAME: usize = 63;
+
+#[cfg(test)]
+mod tests;

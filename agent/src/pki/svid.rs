@@ -99,7 +99,8 @@ impl Svid {
             SignatureScheme::RSA_PSS_SHA256,
         ];
         let signer = self.key.key.choose_scheme(&schemes);
-        let signer = signer.ok_or(Error::Sign(rustls::Error::General("no scheme fits the key".to_owned())))?;
+        let signer =
+            signer.ok_or(Error::Sign(rustls::Error::General("no scheme fits the key".to_owned())))?;
         signer.sign(message).map_err(Error::Sign)
     }
 }

@@ -180,7 +180,10 @@ pub fn server_config(
     server_with(Verifier::new(trust.clone(), true), resolver, alpn)
 }
 
-#[expect(clippy::expect_used, reason = "the provider has suites for TLS 1.3; a test makes both configurations")]
+#[expect(
+    clippy::expect_used,
+    reason = "the provider has suites for TLS 1.3; a test makes both configurations"
+)]
 pub(super) fn server_with<J: Judge + 'static>(
     verifier: Arc<Verifier<J>>,
     resolver: Arc<dyn ResolvesServerCert>,
@@ -218,7 +221,10 @@ impl rustls::client::ResolvesClientCert for Always {
     }
 }
 
-#[expect(clippy::expect_used, reason = "the provider has suites for TLS 1.3; a test makes both configurations")]
+#[expect(
+    clippy::expect_used,
+    reason = "the provider has suites for TLS 1.3; a test makes both configurations"
+)]
 pub(super) fn client_with<J: Judge + 'static>(
     verifier: Arc<Verifier<J>>,
     key: Option<Arc<CertifiedKey>>,

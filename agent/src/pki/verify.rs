@@ -135,8 +135,12 @@ fn path_end(
     now: SystemTime,
 ) -> Result<SystemTime, Refusal> {
     let end_entity = EndEntityCert::try_from(leaf).map_err(|error| refusal(error, now))?;
-    let anchors: Vec<TrustAnchor<'_>> =
-        bundle.roots().iter().filter(|root| root.is_valid_at(now)).map(|root| root.anchor().clone()).collect();
+    let anchors: Vec<TrustAnchor<'_>> = bundle
+        .roots()
+        .iter()
+        .filter(|root| root.is_valid_at(now))
+        .map(|root| root.anchor().clone())
+        .collect();
     let question = Question { end_entity: &end_entity, signers, role, now, bundle };
     let path = match question.path(&anchors) {
         Err(webpki::Error::UnknownIssuer) => return Err(question.unknown_issuer()),
@@ -177,7 +181,7 @@ impl<'a> Question<'a> {
             self.signers,
             unix(self.now),
             usage,
-            revocation(&lists),
+            revocation(&lists, self.bundle.roots_revoke()),
             None,
         )
     }
@@ -209,7 +213,8 @@ impl<'a> Question<'a> {
             let Ok(parsed) = certificate::parse(der, position) else { continue };
             let issuer = parsed.issuer().as_raw();
             let listed = self.bundle.lists().iter().any(|list| {
-                list_issuer(list) == inner(issuer) && list.find_serial(parsed.raw_serial()).is_ok_and(|found| found.is_some())
+                list_issuer(list) == inner(issuer)
+                    && list.find_serial(parsed.raw_serial()).is_ok_and(|found| found.is_some())
             });
             if listed {
                 return Refusal::Revoked { position, serial: certificate::serial(parsed.raw_serial()) };
@@ -234,11 +239,15 @@ fn list_issuer<'a>(list: &'a webpki::CertRevocationList<'_>) -> &'a [u8] {
 
 /// A domain with lists demands one of every issuer, in date. Lists of ours outlive what they speak about, so a CA that is
 /// away cuts nobody before the certificates end.
-fn revocation<'a>(lists: &'a [&'a webpki::CertRevocationList<'a>]) -> Option<RevocationOptions<'a>> {
+fn revocation<'a>(
+    lists: &'a [&'a webpki::CertRevocationList<'a>],
+    whole_chain: bool,
+) -> Option<RevocationOptions<'a>> {
     let builder = RevocationOptionsBuilder::new(lists).ok()?;
+    let depth = if whole_chain { RevocationCheckDepth::Chain } else { RevocationCheckDepth::EndEntity };
     Some(
         builder
-            .with_depth(RevocationCheckDepth::Chain)
+            .with_depth(depth)
             .with_status_policy(UnknownStatusPolicy::Deny)
             .with_expiration_policy(ExpirationPolicy::Enforce)
             .build(),
@@ -263,9 +272,8 @@ fn refusal(error: webpki::Error, now: SystemTime) -> Refusal {
         E::CertNotValidYet { not_before, .. } => Refusal::NotYetValid { not_before: system(not_before), now },
         E::InvalidCertValidity => Refusal::Dates,
         E::InvalidSignatureForPublicKey | E::SignatureAlgorithmMismatch => Refusal::Signature,
-        E::UnsupportedSignatureAlgorithmContext(_) | E::UnsupportedSignatureAlgorithmForPublicKeyContext(_) => {
-            Refusal::Algorithm
-        }
+        E::UnsupportedSignatureAlgorithmContext(_)
+        | E::UnsupportedSignatureAlgorithmForPublicKeyContext(_) => Refusal::Algorithm,
         E::UnknownRevocationStatus => Refusal::UnknownRevocation,
         E::CrlExpired { next_update, .. } => Refusal::RevocationExpired { next_update: system(next_update) },
         E::InvalidCrlSignatureForPublicKey
