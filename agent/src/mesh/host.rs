@@ -11,7 +11,7 @@ use waxseal_common::state::{Tuple, UdpFlow};
 use waxseal_common::wire::{Announced, Asks, Route, RouteKey, Session, Spi};
 
 use super::Target;
-use crate::pki::{Peer, Svid};
+use crate::pki::{Keeper, Peer, Svid};
 use crate::spiffe::SpiffeId;
 use crate::workload::Labels;
 
@@ -166,4 +166,18 @@ pub trait Certificates: Send + Sync + 'static {
     fn svid(&self, id: &SpiffeId) -> Option<Arc<Svid>>;
     /// A workload's, that may be on its way.
     fn wait_for<'a>(&'a self, id: &'a SpiffeId, within: Duration) -> Later<'a, Option<Arc<Svid>>>;
+}
+
+impl Certificates for Keeper {
+    fn node(&self) -> Option<Arc<Svid>> {
+        Self::node(self)
+    }
+
+    fn svid(&self, id: &SpiffeId) -> Option<Arc<Svid>> {
+        Self::svid(self, id)
+    }
+
+    fn wait_for<'a>(&'a self, id: &'a SpiffeId, within: Duration) -> Later<'a, Option<Arc<Svid>>> {
+        Box::pin(Self::wait_for(self, id, within))
+    }
 }

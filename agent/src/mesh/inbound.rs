@@ -159,6 +159,7 @@ impl Inner {
         }
         let ended = state.ended_with(sessions);
         drop(state);
+        self.end_flows(&[], sessions);
         self.journal.append_gone(sessions, &[]);
         self.node.end(Ended { accepted: ended, ..Ended::default() });
     }

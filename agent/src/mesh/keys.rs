@@ -11,7 +11,6 @@ use crate::spiffe::SpiffeId;
 
 const SEAL: &[u8] = b"EXPORTER-waxseal-seal-v1";
 const NODE: &[u8] = b"EXPORTER-waxseal-node-v1";
-const PROBE: &[u8] = b"EXPORTER-waxseal-probe-v1";
 
 /// Which side of a pair handshake a node signs for. Neither signature can pass for the other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,14 +63,6 @@ pub(super) fn session_key<D: SideData>(
     context.extend(spi.0.to_be_bytes());
     context.extend(epoch.to_be_bytes());
     key(connection, SEAL, &context)
-}
-
-/// The one-time key of a probe on a link.
-pub(super) fn probe_key<D: SideData>(
-    connection: &ConnectionCommon<D>,
-    spi: Spi,
-) -> Result<SessionKey, rustls::Error> {
-    key(connection, PROBE, &spi.0.to_be_bytes())
 }
 
 fn key<D: SideData>(

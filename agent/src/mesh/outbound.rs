@@ -146,12 +146,7 @@ impl Inner {
     /// A peer does not know these sessions any more. Only its own. The connections stay: it will seal anew.
     pub(super) fn forget_routes(&self, node: u32, sessions: &[u32]) -> bool {
         let mut state = self.state();
-        let theirs: Vec<u32> = state
-            .outbound
-            .iter()
-            .filter(|(_, line)| line.facts.node == node && !line.past && sessions.contains(&line.spi.0))
-            .map(|(number, _)| *number)
-            .collect();
+        let theirs = state.lines_of(node, sessions);
         for number in &theirs {
             self.drop_route(&mut state, *number);
         }
@@ -160,7 +155,7 @@ impl Inner {
         !theirs.is_empty()
     }
 
-    fn drop_route(&self, state: &mut State, number: u32) {
+    pub(super) fn drop_route(&self, state: &mut State, number: u32) {
         let Some(line) = state.outbound.get_mut(&number) else { return };
         line.past = true;
         let key = line.key;
@@ -183,6 +178,7 @@ impl Inner {
             }
         }
         drop(state);
+        self.end_flows(lines, &[]);
         self.journal.append_gone(&[], lines);
         self.node.end(Ended { opened: lines.iter().copied().collect(), ..Ended::default() });
     }
@@ -211,6 +207,14 @@ impl State {
             let of_key = self.outbound.iter().filter(|(_, line)| line.key == *key && !line.dead);
             of_key.max_by_key(|(_, line)| line.facts.made).map(|(number, _)| *number)
         })
+    }
+
+    /// The lines of a node whose sessions are called so.
+    pub(super) fn lines_of(&self, node: u32, sessions: &[u32]) -> Vec<u32> {
+        let named = self.outbound.iter().filter(|(_, line)| {
+            line.facts.node == node && !line.past && sessions.contains(&line.spi.0)
+        });
+        named.map(|(number, _)| *number).collect()
     }
 
     /// All that was agreed with a node.

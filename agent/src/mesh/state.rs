@@ -146,8 +146,12 @@ pub(super) struct State {
     pub(super) pending: usize,
     /// Datagrams whose flow is being announced.
     pub(super) announcing: HashMap<Tuple, Vec<Waiting>>,
-    /// Flows that peers have announced: the node, the session, and until when.
+    /// Flows that this node has announced.
+    pub(super) sent: HashMap<Tuple, super::announce::Sent>,
+    /// Flows that peers have announced.
     pub(super) taken: HashMap<Tuple, super::announce::Taken>,
+    /// One-time sessions of peers that try the path, and until when.
+    pub(super) probes: HashMap<Spi, u64>,
     last_session: u32,
 }
 
