@@ -123,9 +123,23 @@ pub(super) fn pause(failures: u32) -> Duration {
 }
 
 impl Keeper {
-    /// Begins with the node's own identity. Needs a tokio runtime.
+    /// Begins with getting the node's own identity. Needs a tokio runtime.
     pub fn start(issuer: Arc<dyn Issuer>, trust: Trust, node: SpiffeId) -> Self {
-        let slots = Mutex::new(BTreeMap::from([(node.clone(), Slot::new())]));
+        Self::start_with(issuer, trust, node, None)
+    }
+
+    /// The same with an identity of the node that is there already.
+    pub fn start_with(
+        issuer: Arc<dyn Issuer>,
+        trust: Trust,
+        node: SpiffeId,
+        known: Option<Arc<Svid>>,
+    ) -> Self {
+        let mut slot = Slot::new();
+        if let Some(svid) = known.filter(|svid| *svid.id() == node) {
+            slot.succeed(svid);
+        }
+        let slots = Mutex::new(BTreeMap::from([(node.clone(), slot)]));
         let (wanted, fresh) = (watch::Sender::new(()), watch::Sender::new(0));
         let shared = Arc::new(Shared { node, slots, wanted, fresh });
         let task = tokio::spawn(keep(Arc::clone(&shared), issuer, trust)).abort_handle();

@@ -12,6 +12,7 @@ mod client;
 mod csr;
 mod embedded;
 mod files;
+mod frames;
 mod issuer;
 mod keeper;
 mod names;
@@ -19,29 +20,35 @@ mod pem;
 mod profile;
 mod publication;
 mod refusal;
+mod server;
 mod svid;
 mod tls;
 mod trust;
 mod verify;
+mod wire;
 
 pub use authority::{
     Authority, Error as AuthorityError, Import, IntermediateReport, Lifetimes, MAX_PATTERNS, NodeReport,
     OVERLAP, PatternError, Report, Revoked, RootReport, Rotated, Setup, Target, Token, TokenError,
 };
 pub use bundle::{BundleError, Bundles, DomainBundle, MAX_LIST_BYTES, MAX_LISTS, MAX_ROOTS, Root};
+pub use client::{Error as ClientError, Member, Remote, Watch};
 pub use csr::CsrRefusal;
 pub use embedded::{Custodian, Embedded};
 pub use files::FileError;
+pub use frames::{FrameError, MAX_FRAME, read_frame, write_frame};
 pub use issuer::{BoxFuture, Denial, IssueError, Issued, Issuer};
 pub use keeper::{CertificateStatus, Keeper, MAX_WANTED};
 pub use names::{ca_id, is_node_name, is_reserved, node_id, node_name};
 pub use pem::PemError;
 pub use publication::{Publication, PublicationError};
 pub use refusal::{Position, Refusal};
+pub use server::{CA_PORT, CaServer, Limits, ServerError};
 pub use svid::{Error, Svid};
 pub use tls::{client_config, peer_of, provider, refusal_of, server_config};
 pub use trust::Trust;
 pub use verify::{Peer, Role, verify};
+pub use wire::Refused;
 
 /// Certificates in a chain as it is shown: leaf and signers, the root not counted.
 pub const MAX_CHAIN: usize = 4;

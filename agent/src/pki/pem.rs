@@ -27,6 +27,7 @@ pub enum PemError {
 
 const CERTIFICATE: &str = "CERTIFICATE";
 const LIST: &str = "X509 CRL";
+const REQUEST: &str = "CERTIFICATE REQUEST";
 
 fn decode(text: &[u8], tag: &'static str) -> Result<Vec<Vec<u8>>, PemError> {
     let blocks = pem::parse_many(text).map_err(|_| PemError::Syntax)?;
@@ -74,4 +75,17 @@ pub(super) fn of_list(der: &CertificateRevocationListDer<'_>) -> String {
 
 fn encode(tag: &str, der: &[u8]) -> String {
     pem::encode_config(&Pem::new(tag, der), EncodeConfig::new().set_line_ending(LineEnding::LF))
+}
+
+/// A signing request in a text; `None` when it is none.
+pub(super) fn request(text: &str) -> Option<Vec<u8>> {
+    if text.len() > 3 * super::csr::MAX_REQUEST {
+        return None;
+    }
+    decode(text.as_bytes(), REQUEST).ok()?.pop()
+}
+
+/// A signing request as text.
+pub(super) fn of_request(der: &[u8]) -> String {
+    encode(REQUEST, der)
 }

@@ -85,12 +85,31 @@ impl Peer {
     }
 }
 
+/// Which revocation lists a chain is held against.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Revocation {
+    /// Of every issuer, and in date.
+    Complete,
+    /// Those that are there, however old. Only towards the CA server: it is where newer ones come from.
+    Known,
+}
+
 /// Verifies a chain, the leaf first, as it was shown by a peer in that role.
 pub fn verify(
     bundles: &Bundles,
     chain: &[CertificateDer<'_>],
     role: Role,
     now: SystemTime,
+) -> Result<Peer, Refusal> {
+    verify_with(bundles, chain, role, now, Revocation::Complete)
+}
+
+pub(super) fn verify_with(
+    bundles: &Bundles,
+    chain: &[CertificateDer<'_>],
+    role: Role,
+    now: SystemTime,
+    revocation: Revocation,
 ) -> Result<Peer, Refusal> {
     let (leaf, signers) = measured(chain)?;
     let parsed = certificate::parse(leaf, Position(0))?;
@@ -105,7 +124,9 @@ pub fn verify(
     }
     certificate::leaf(&parsed, bundle.is_strict())?;
     let (_, leaf_end) = validity(&parsed);
-    let not_after = path_end(bundle, domain, leaf, signers, role, now)?.min(leaf_end);
+    let end_entity = EndEntityCert::try_from(leaf).map_err(|error| refusal(error, now))?;
+    let question = Question { end_entity: &end_entity, signers, role, now, bundle, revocation };
+    let not_after = question.end(domain, leaf)?.min(leaf_end);
     let chain = chain.iter().map(|certificate| certificate.clone().into_owned()).collect();
     Ok(Peer { id, not_after, chain, role })
 }
@@ -125,40 +146,6 @@ fn measured<'a, 'b>(
     Ok((leaf, signers))
 }
 
-/// The earliest end of the signers on the path and of its root, once the path holds.
-fn path_end(
-    bundle: &DomainBundle,
-    domain: &TrustDomain,
-    leaf: &CertificateDer<'_>,
-    signers: &[CertificateDer<'_>],
-    role: Role,
-    now: SystemTime,
-) -> Result<SystemTime, Refusal> {
-    let end_entity = EndEntityCert::try_from(leaf).map_err(|error| refusal(error, now))?;
-    let anchors: Vec<TrustAnchor<'_>> = bundle
-        .roots()
-        .iter()
-        .filter(|root| root.is_valid_at(now))
-        .map(|root| root.anchor().clone())
-        .collect();
-    let question = Question { end_entity: &end_entity, signers, role, now, bundle };
-    let path = match question.path(&anchors) {
-        Err(webpki::Error::UnknownIssuer) => return Err(question.unknown_issuer()),
-        Err(webpki::Error::CertRevoked) => return Err(question.revoked(leaf)),
-        other => other.map_err(|error| refusal(error, now))?,
-    };
-    let mut end = root_of(bundle, &path, now).map_or(now, Root::not_after);
-    for signer in path.intermediate_certificates() {
-        let der = signer.der();
-        let index = signers.iter().position(|shown| shown.as_ref() == der.as_ref()).unwrap_or(0);
-        let position = Position(index + 1);
-        let parsed = certificate::parse(&der, position)?;
-        certificate::signer(&parsed, position, domain)?;
-        end = end.min(validity(&parsed).1);
-    }
-    Ok(end)
-}
-
 /// One path to be found.
 struct Question<'a> {
     end_entity: &'a EndEntityCert<'a>,
@@ -166,10 +153,33 @@ struct Question<'a> {
     role: Role,
     now: SystemTime,
     bundle: &'a DomainBundle,
+    revocation: Revocation,
 }
 
 impl<'a> Question<'a> {
-    fn path(&self, anchors: &'a [TrustAnchor<'a>]) -> Result<VerifiedPath<'a>, webpki::Error> {
+    /// The earliest end of the signers on the path and of its root, once the path holds.
+    fn end(&self, domain: &TrustDomain, leaf: &CertificateDer<'_>) -> Result<SystemTime, Refusal> {
+        let Self { bundle, signers, now, .. } = *self;
+        let valid = bundle.roots().iter().filter(|root| root.is_valid_at(now));
+        let anchors: Vec<TrustAnchor<'_>> = valid.map(|root| root.anchor().clone()).collect();
+        let path = match self.path(&anchors) {
+            Err(webpki::Error::UnknownIssuer) => return Err(self.unknown_issuer()),
+            Err(webpki::Error::CertRevoked) => return Err(self.revoked(leaf)),
+            other => other.map_err(|error| refusal(error, now))?,
+        };
+        let mut end = root_of(bundle, &path, now).map_or(now, Root::not_after);
+        for signer in path.intermediate_certificates() {
+            let der = signer.der();
+            let index = signers.iter().position(|shown| shown.as_ref() == der.as_ref()).unwrap_or(0);
+            let position = Position(index + 1);
+            let parsed = certificate::parse(&der, position)?;
+            certificate::signer(&parsed, position, domain)?;
+            end = end.min(validity(&parsed).1);
+        }
+        Ok(end)
+    }
+
+    fn path<'p>(&'p self, anchors: &'p [TrustAnchor<'p>]) -> Result<VerifiedPath<'p>, webpki::Error> {
         let usage = match self.role {
             Role::Client => KeyUsage::client_auth(),
             Role::Server => KeyUsage::server_auth(),
@@ -181,9 +191,25 @@ impl<'a> Question<'a> {
             self.signers,
             unix(self.now),
             usage,
-            revocation(&lists, self.bundle.roots_revoke()),
+            self.lists(&lists),
             None,
         )
+    }
+
+    /// A domain with lists demands one of every issuer, in date. Lists of ours outlive what they speak about, so a CA that
+    /// is away cuts nobody before the certificates end.
+    fn lists<'l>(&self, lists: &'l [&'l webpki::CertRevocationList<'l>]) -> Option<RevocationOptions<'l>> {
+        let builder = RevocationOptionsBuilder::new(lists).ok()?;
+        let depth = match self.bundle.roots_revoke() {
+            true => RevocationCheckDepth::Chain,
+            false => RevocationCheckDepth::EndEntity,
+        };
+        let (unknown, expired) = match self.revocation {
+            Revocation::Complete => (UnknownStatusPolicy::Deny, ExpirationPolicy::Enforce),
+            Revocation::Known => (UnknownStatusPolicy::Allow, ExpirationPolicy::Ignore),
+        };
+        let builder = builder.with_depth(depth).with_status_policy(unknown);
+        Some(builder.with_expiration_policy(expired).build())
     }
 
     /// Was it a root that is out of its dates? Those were left out.
@@ -213,7 +239,7 @@ impl<'a> Question<'a> {
             let Ok(parsed) = certificate::parse(der, position) else { continue };
             let issuer = parsed.issuer().as_raw();
             let listed = self.bundle.lists().iter().any(|list| {
-                list_issuer(list) == inner(issuer)
+                list.issuer() == inner(issuer)
                     && list.find_serial(parsed.raw_serial()).is_ok_and(|found| found.is_some())
             });
             if listed {
@@ -231,27 +257,6 @@ fn inner(name: &[u8]) -> &[u8] {
         [0x30, 0x81, _, rest @ ..] | [0x30, 0x82, _, _, rest @ ..] => rest,
         other => other,
     }
-}
-
-fn list_issuer<'a>(list: &'a webpki::CertRevocationList<'_>) -> &'a [u8] {
-    list.issuer()
-}
-
-/// A domain with lists demands one of every issuer, in date. Lists of ours outlive what they speak about, so a CA that is
-/// away cuts nobody before the certificates end.
-fn revocation<'a>(
-    lists: &'a [&'a webpki::CertRevocationList<'a>],
-    whole_chain: bool,
-) -> Option<RevocationOptions<'a>> {
-    let builder = RevocationOptionsBuilder::new(lists).ok()?;
-    let depth = if whole_chain { RevocationCheckDepth::Chain } else { RevocationCheckDepth::EndEntity };
-    Some(
-        builder
-            .with_depth(depth)
-            .with_status_policy(UnknownStatusPolicy::Deny)
-            .with_expiration_policy(ExpirationPolicy::Enforce)
-            .build(),
-    )
 }
 
 fn root_of<'a>(bundle: &'a DomainBundle, path: &VerifiedPath<'_>, now: SystemTime) -> Option<&'a Root> {

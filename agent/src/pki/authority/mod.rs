@@ -28,6 +28,8 @@ use nix::libc::{O_CLOEXEC, O_NOFOLLOW};
 
 pub use create::{Import, Lifetimes, Setup};
 pub use error::Error;
+pub(super) use issue::{Chain, Wanted};
+pub(super) use nodes::key_hash;
 pub use nodes::{MAX_PATTERNS, PatternError, Token, TokenError};
 pub use revoke::{Revoked, Target};
 pub use rotate::{OVERLAP, Rotated};

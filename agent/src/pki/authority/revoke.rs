@@ -3,9 +3,11 @@
 use std::collections::BTreeMap;
 use std::time::SystemTime;
 
+use super::journal::Entry;
 use super::rotate::{next_list, renew_list, rotate};
 use super::state::RevokedLeaf;
 use super::{Authority, Error, Session};
+use crate::pki::node_name;
 use crate::pki::profile::seconds;
 use crate::spiffe::SpiffeId;
 
@@ -52,27 +54,27 @@ impl Authority {
     }
 }
 
-/// Serial and end by intermediate.
-type Leaves = BTreeMap<String, Vec<(String, u64)>>;
+/// By intermediate.
+type Leaves = BTreeMap<String, Vec<Entry>>;
 
-fn matching(
-    session: &Session<'_>,
-    now: SystemTime,
-    wanted: impl Fn(&super::journal::Entry) -> bool,
-) -> Leaves {
+fn matching(session: &Session<'_>, now: SystemTime, wanted: impl Fn(&Entry) -> bool) -> Leaves {
     let mut found = Leaves::new();
     for entry in session.journal.live(seconds(now)).filter(|entry| wanted(entry)) {
-        found.entry(entry.issuer.clone()).or_default().push((entry.serial.clone(), entry.not_after));
+        found.entry(entry.issuer.clone()).or_default().push(entry.clone());
     }
     found
 }
 
 fn revoke_leaves(session: &mut Session<'_>, leaves: Leaves, now: SystemTime) -> Result<Revoked, Error> {
     let mut revoked = Revoked::default();
-    for (issuer, serials) in leaves {
+    for (issuer, entries) in leaves {
         let state = session.publish();
+        for name in entries.iter().filter_map(|entry| node_name(&entry.id)) {
+            // The key is not the node's any more, or it would bring the certificate back.
+            state.nodes.entry(name.to_owned()).or_default().keys.clear();
+        }
         let Some(one) = state.intermediates.iter_mut().find(|one| one.serial == issuer) else { continue };
-        for (serial, not_after) in serials {
+        for Entry { serial, not_after, .. } in entries {
             if one.revoked_leaves.iter().any(|leaf| leaf.serial == serial) {
                 continue;
             }

@@ -1,6 +1,7 @@
 //! Tests of the whole room. Helpers here; each subject has a file.
 
 mod life;
+mod network;
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
