@@ -1,12 +1,13 @@
 //! The tables of sessions between nodes. The mesh writes them from its own tasks, beside the control thread, which never
 //! touches them.
 
-use std::collections::HashMap as Map;
+use std::collections::{BTreeSet, HashMap as Map};
 use std::io;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use aya::maps::{HashMap, Map as AnyMap, MapData, MapError};
-use waxseal_common::state::{Connection, Tuple, UdpFlow};
+use waxseal_common::ids::{CgroupId, IdentityId};
+use waxseal_common::state::{Connection, Endpoint, Tuple, UdpFlow};
 use waxseal_common::wire::{Announced, Arrival, Route, RouteKey, Session, Spi};
 
 use super::Error;
@@ -49,6 +50,7 @@ struct Tables {
     arrivals: Table<u64, Arrival>,
     flows: Table<Tuple, UdpFlow>,
     connections: Table<u64, Connection>,
+    endpoints: Table<CgroupId, Endpoint>,
 }
 
 impl std::fmt::Debug for Sessions {
@@ -77,6 +79,7 @@ impl Sessions {
             arrivals: pinned(&pins, "ARRIVALS")?,
             flows: pinned(&pins, "UDP_FLOWS")?,
             connections: pinned(&pins, "CONNECTIONS")?,
+            endpoints: pinned(&pins, "ENDPOINTS")?,
         })))
     }
 
@@ -164,6 +167,23 @@ impl Sessions {
         let _absent = self.lock().flows.remove(flow);
     }
 
+    /// Who owns a cgroup.
+    pub fn owner(&self, cgroup: CgroupId) -> Option<IdentityId> {
+        self.lock().endpoints.get(&cgroup, 0).ok().map(|endpoint| endpoint.identity)
+    }
+
+    /// Every identity that sessions, routes, connections or flows name.
+    pub fn identities(&self) -> BTreeSet<IdentityId> {
+        let tables = self.lock();
+        let sessions = tables.sessions.iter().filter_map(Result::ok);
+        let mut named: BTreeSet<IdentityId> = sessions.map(|(_, session)| session.source).collect();
+        named.extend(tables.routes.iter().filter_map(Result::ok).map(|(_, route)| route.destination));
+        named.extend(tables.connections.iter().filter_map(Result::ok).map(|(_, record)| record.peer));
+        let flows = tables.flows.iter().filter_map(Result::ok);
+        named.extend(flows.flat_map(|(_, flow)| [flow.source, flow.destination]));
+        named
+    }
+
     /// Counts what live connections name. Reads a whole table, a step at a time, so that others get their turn.
     pub fn in_use(&self) -> InUse {
         let mut in_use = InUse::default();
@@ -191,7 +211,7 @@ impl Sessions {
         for (mac, arrival) in tables.arrivals.iter().filter_map(Result::ok) {
             if now.saturating_sub(arrival.at) > limit {
                 old.push(mac);
-            } else if arrival.listener == 0 {
+            } else {
                 *waiting.entry(arrival.spi).or_default() += 1;
             }
         }
