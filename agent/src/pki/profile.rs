@@ -132,7 +132,7 @@ fn date(time: SystemTime) -> Result<OffsetDateTime, rcgen::Error> {
 }
 
 /// Whole seconds since 1970.
-pub(super) fn seconds(time: SystemTime) -> u64 {
+pub fn seconds(time: SystemTime) -> u64 {
     time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 

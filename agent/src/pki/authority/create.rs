@@ -148,6 +148,22 @@ impl Authority {
     }
 }
 
+impl Authority {
+    /// From now on leaves live so long; those that were issued are not touched.
+    pub fn set_leaf_lifetime(&self, leaf: Duration) -> Result<(), Error> {
+        if self.snapshot().leaf_seconds == leaf.as_secs() {
+            return Ok(());
+        }
+        self.session(|session| {
+            let state = session.change();
+            let intermediate = Duration::from_secs(state.intermediate_seconds);
+            Lifetimes { leaf, intermediate, ..Lifetimes::default() }.check()?;
+            state.leaf_seconds = leaf.as_secs();
+            Ok(())
+        })
+    }
+}
+
 /// A directory without an authority, locked.
 fn empty(directory: &Path) -> Result<std::fs::File, Error> {
     private_directory(directory)?;

@@ -141,3 +141,37 @@ pub enum Error {
     #[error(transparent)]
     Denied(#[from] Denial),
 }
+
+impl Error {
+    /// Whether whoever asked must ask for something else.
+    pub fn is_invalid_input(&self) -> bool {
+        match self {
+            Self::Missing { .. }
+            | Self::Exists { .. }
+            | Self::Pem(_)
+            | Self::Key { .. }
+            | Self::OtherKey { .. }
+            | Self::NoRootKey { .. }
+            | Self::UnknownNode
+            | Self::RevokedNode
+            | Self::NodeName
+            | Self::Pattern { .. }
+            | Self::Token(_)
+            | Self::Id(_)
+            | Self::NothingToRevoke
+            | Self::ForeignRoot
+            | Self::Certificate(_)
+            | Self::Publication(_)
+            | Self::OtherTrustDomain { .. }
+            | Self::Lifetime { .. }
+            | Self::Denied(_) => true,
+            Self::File(file) => file.is_missing(),
+            Self::Corrupt { .. }
+            | Self::Version { .. }
+            | Self::Busy { .. }
+            | Self::Make(_)
+            | Self::NoSigner
+            | Self::Full { .. } => false,
+        }
+    }
+}

@@ -176,7 +176,10 @@ fn list_seconds(state: &State) -> u64 {
 }
 
 fn list_is_old(state: &State, one: &Intermediate, now: u64) -> bool {
-    one.not_after > now && now >= one.list.made + list_seconds(state) / 4
+    let List { made, next_update, .. } = one.list;
+    let quarter = made + next_update.saturating_sub(made) / 4;
+    // The second: leaves may live longer now than when the list was made.
+    one.not_after > now && (now >= quarter || next_update < now + 3 * state.leaf_seconds)
 }
 
 /// Only when it is nearly over: the root's key should not be wanted often.

@@ -222,7 +222,7 @@ async fn a_workload_has_no_rights_at_the_ca() {
     let ca = Ca::start().await;
     let (remote, trust) = ca.join("one", &["/**"]).await;
     let svid = remote.issue(&[id("/a")]).await.unwrap().pop().unwrap().unwrap();
-    let config = client_config(&trust, &svid, super::super::wire::ALPN);
+    let config = client_config(&trust, &svid, wire::ALPN);
     for request in
         [r#"{"type":"watch"}"#, r#"{"type":"sign","requests":[]}"#, r#"{"type":"renew","request":""}"#]
     {
