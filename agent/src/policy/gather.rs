@@ -92,7 +92,7 @@ enum Object {
 impl Object {
     fn identity(&self) -> (&'static str, String, Origin) {
         match self {
-            Self::Policy(policy) => ("IdentityPolicy", policy.title(), policy.origin.clone()),
+            Self::Policy(policy) => (policy.kind, policy.title(), policy.origin.clone()),
             Self::Workload(workload) => ("Workload", workload.full_name(), workload.origin.clone()),
             Self::Namespace(namespace) => ("Namespace", namespace.name.clone(), namespace.origin.clone()),
             Self::Mesh(mesh) => ("Mesh", mesh.name.clone(), mesh.origin.clone()),
