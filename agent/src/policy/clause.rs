@@ -6,7 +6,7 @@
 use super::pattern::{IdentityPattern, TextPattern};
 use super::set::{AddressRange, Entity};
 use crate::spiffe::{SpiffeId, TrustDomain};
-use crate::workload::{IdentityInfo, Labels, Workload};
+use crate::workload::{IdentityInfo, Labels, Origin, Workload};
 
 /// Holds when any of its tests does; when negated, when none does.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -48,6 +48,27 @@ pub enum Test {
     },
     /// A word for a kind of end.
     Entity(Entity),
+    /// Labels of the namespace of the workload. Stands alone in its clause, and only until all files are read: then the
+    /// namespaces that have these labels are put in its place.
+    NamespaceLabels {
+        /// All of these must hold.
+        wanted: Vec<NamespaceLabel>,
+        /// What is taken for true of a namespace whose labels no document tells.
+        otherwise: bool,
+        /// Where it is written.
+        origin: Origin,
+    },
+}
+
+/// One question about the labels of a namespace.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct NamespaceLabel {
+    /// The key.
+    pub key: String,
+    /// The values; `None` is any.
+    pub values: Option<Vec<String>>,
+    /// Whether the answer is turned round.
+    pub negated: bool,
 }
 
 /// A workload as tests see it.
@@ -125,6 +146,7 @@ impl Test {
                 .get(key)
                 .is_some_and(|value| values.as_ref().is_none_or(|values| values.contains(value))),
             Self::Entity(entity) => matches!(entity, Entity::Any | Entity::AnyAuthenticated),
+            Self::NamespaceLabels { .. } => false,
         }
     }
 }

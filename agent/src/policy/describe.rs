@@ -68,6 +68,9 @@ impl fmt::Display for Peer {
         let mut parts = field_texts(&self.is);
         parts.extend(field_texts(&self.not).into_iter().map(|text| format!("not {text}")));
         parts.extend(self.clauses.iter().map(ToString::to_string));
+        if parts.is_empty() {
+            return f.write_str("everybody");
+        }
         f.write_str(&parts.join(" and "))
     }
 }
@@ -101,6 +104,7 @@ impl fmt::Display for Test {
                 write!(f, "label {}={}", escape(key), escape(&values.join("|")))
             }
             Self::Entity(entity) => write!(f, "entity {}", entity.word()),
+            Self::NamespaceLabels { .. } => f.write_str("labels of the namespace"),
         }
     }
 }

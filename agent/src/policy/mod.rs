@@ -17,9 +17,12 @@ mod error;
 mod explain;
 mod explain_text;
 mod gather;
+mod import;
 mod intern;
+mod kinds;
 mod lint;
 mod load;
+mod nearest;
 mod pattern;
 mod plan;
 mod ports;
@@ -37,7 +40,7 @@ mod tests;
 mod warning;
 
 pub use check::{CheckReport, DocumentReport, Sizes, check, expected_identities};
-pub use clause::{Clause, Target, Test, Tests};
+pub use clause::{Clause, NamespaceLabel, Target, Test, Tests};
 pub use compile::{CompileError, Compiler};
 pub use compiled::{Compiled, Prefix, RuleDirection, RuleInfo};
 pub use error::{Excerpt, LoadError, LoadErrors, Problem, YamlProblem};
@@ -48,6 +51,6 @@ pub use plan::{Capacity, Change, Pinned, Plan, PlanError, plan};
 pub use ports::{Ports, PortsError};
 pub use set::{
     Action, AddressRange, Entity, Fields, IdentityPolicy, Mesh, MeshPeer, Namespace, NodeDefaults, Peer,
-    PolicySet, Posture, Refuse, Rule, direction_word,
+    PolicySet, Posture, Refuse, Rule, Silent, direction_word,
 };
 pub use warning::Warning;

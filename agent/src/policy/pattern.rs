@@ -15,7 +15,7 @@ pub enum IdentityPattern {
     Exact(SpiffeId),
     /// IDs that begin with this text.
     Prefix(String),
-    /// IDs that end with this text.
+    /// IDs that end with this text, `spiffe://` not counted.
     Suffix(String),
 }
 
@@ -81,12 +81,13 @@ impl IdentityPattern {
             Self::Any => true,
             Self::Exact(exact) => exact == id,
             Self::Prefix(prefix) => id.as_str().starts_with(prefix.as_str()),
-            Self::Suffix(suffix) => id.as_str().ends_with(suffix.as_str()),
+            // The slashes of `spiffe://` are not part of what a suffix is about.
+            Self::Suffix(suffix) => id.as_str()[SCHEME.len()..].ends_with(suffix.as_str()),
         }
     }
 }
 
-fn check_characters(path: &str) -> Result<(), PatternError> {
+pub(super) fn check_characters(path: &str) -> Result<(), PatternError> {
     match path.chars().find(|c| !(c.is_ascii_alphanumeric() || "/.-_".contains(*c))) {
         Some('*') => Err(PatternError::Star),
         Some(other) => Err(PatternError::Character(other)),
@@ -169,6 +170,7 @@ mod tests {
             ("spiffe://a.org/*", "spiffe://a.org/x", true),
             ("*/sa/web", "spiffe://b.org/ns/shop/sa/web", true),
             ("*/sa/web", "spiffe://b.org/ns/shop/sa/web/x", false),
+            ("*/b.org/x", "spiffe://b.org/x", false),
         ] {
             let (pattern, id) = (IdentityPattern::parse(pattern).unwrap(), id.parse().unwrap());
             assert_eq!(pattern.matches(&id), expected, "{pattern} against {id}");

@@ -156,6 +156,7 @@ fn test_met(test: &Test, id: IdentityId, info: Option<&IdentityInfo>) -> bool {
             (Some(value), Some(values)) => values.iter().any(|wanted| wanted == value),
         },
         Test::Entity(entity) => entity_met(*entity, id, info),
+        Test::NamespaceLabels { .. } => false,
     }
 }
 
@@ -381,7 +382,10 @@ fn asked(fields: &Fields, id: IdentityId, info: Option<&IdentityInfo>) -> [Optio
 }
 
 fn pattern_matches(pattern: &IdentityPattern, id: &str) -> bool {
-    star_matches(&pattern.to_string(), id)
+    // A suffix is about the ID without its scheme.
+    let text =
+        if matches!(pattern, IdentityPattern::Suffix(_)) { id.trim_start_matches("spiffe://") } else { id };
+    star_matches(&pattern.to_string(), text)
 }
 
 fn star_matches(pattern: &str, id: &str) -> bool {

@@ -26,10 +26,25 @@ pub struct PolicySet {
     pub namespaces: BTreeMap<String, Namespace>,
     /// At most one per node.
     pub mesh: Option<Mesh>,
+    /// Documents that were read and bind nobody.
+    pub silent: Vec<Silent>,
     /// What reading the files already found odd.
     pub warnings: Vec<Warning>,
     /// How many files were read.
     pub files: usize,
+}
+
+/// A document that was read and binds nobody by itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Silent {
+    /// Its kind.
+    pub kind: &'static str,
+    /// `namespace/name`, or the name.
+    pub title: String,
+    /// Where it is written.
+    pub origin: Origin,
+    /// What became of it, in words.
+    pub became: String,
 }
 
 /// What holds where no document speaks.
