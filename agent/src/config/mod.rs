@@ -154,9 +154,9 @@ impl Config {
         self.listen.map_or(AGENT_PORT, |address| address.port())
     }
 
-    /// Whether devices that lead to other nodes are covered: some are named.
+    /// Whether this node has to do with others, so that the devices that lead to them are covered.
     pub fn has_border(&self) -> bool {
-        !self.uplinks.is_empty()
+        self.listen.is_some() || !self.uplinks.is_empty()
     }
 
     /// The directory of pinned maps, programs and links: one for each instance and map layout.
