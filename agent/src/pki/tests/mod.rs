@@ -1,7 +1,11 @@
 //! Tests of the whole room. Helpers here; each subject has a file.
 
+mod corpus;
+mod forge;
 mod life;
 mod network;
+mod outside;
+mod requests;
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
