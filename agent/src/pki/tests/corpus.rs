@@ -7,14 +7,14 @@ use super::forge::*;
 use super::*;
 
 /// Two trust domains with one root each, and an intermediate of the first.
-struct World {
-    root: Ca,
+pub(super) struct World {
+    pub(super) root: Ca,
     other: Ca,
     signer: Ca,
 }
 
 impl World {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let root = root(ca_params("root", 2));
         let mut params = ca_params("other", 1);
         params.subject_alt_names.clear();
@@ -52,12 +52,17 @@ impl World {
         )
     }
 
+    /// An honest chain for this key.
+    pub(super) fn leaf_for(&self, key: &rcgen::KeyPair) -> Chain {
+        self.chain(leaf_params().signed_by(key, &self.signer.issuer()).unwrap().into())
+    }
+
     fn chain(&self, leaf: CertificateDer<'static>) -> Vec<CertificateDer<'static>> {
         vec![leaf, self.signer.der.clone()]
     }
 
     /// An honest chain but for what `change` does to the leaf.
-    fn with(&self, change: impl FnOnce(&mut CertificateParams)) -> Vec<CertificateDer<'static>> {
+    pub(super) fn with(&self, change: impl FnOnce(&mut CertificateParams)) -> Vec<CertificateDer<'static>> {
         let mut params = leaf_params();
         change(&mut params);
         self.chain(leaf(&self.signer, &params))
@@ -83,7 +88,7 @@ impl World {
     }
 }
 
-type Chain = Vec<CertificateDer<'static>>;
+pub(super) type Chain = Vec<CertificateDer<'static>>;
 
 #[derive(Default)]
 struct Corpus(Vec<(String, Chain, &'static str)>);
@@ -578,6 +583,16 @@ fn wrong_signers(world: &World, corpus: &mut Corpus) {
         vec![leaf(&deeper, &leaf_params()), deeper.der.clone(), world.signer.der.clone()],
         "path-length",
     );
+}
+
+/// Every wrong chain with its name, and the word for why.
+pub(super) fn wrong(world: &World) -> Vec<(String, Chain, &'static str)> {
+    let mut corpus = Corpus::default();
+    wrong_names(world, &mut corpus);
+    wrong_leaves(world, &mut corpus);
+    wrong_bytes(world, &mut corpus);
+    wrong_signers(world, &mut corpus);
+    corpus.0
 }
 
 #[test]

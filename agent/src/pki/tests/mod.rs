@@ -4,6 +4,7 @@ mod corpus;
 mod forge;
 mod life;
 mod network;
+mod oracles;
 mod outside;
 mod requests;
 mod stress;
