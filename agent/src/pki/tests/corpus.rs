@@ -269,6 +269,7 @@ fn wrong_names(world: &World, corpus: &mut Corpus) {
 }
 
 /// What a leaf says about itself.
+#[expect(clippy::too_many_lines, reason = "one table of cases")]
 fn wrong_leaves(world: &World, corpus: &mut Corpus) {
     let mut leaf = |name: &str, change: &dyn Fn(&mut CertificateParams), word| {
         corpus.add(name, world.with(change), word);
@@ -387,6 +388,7 @@ fn wrong_leaves(world: &World, corpus: &mut Corpus) {
 }
 
 /// The bytes themselves, and who has signed them.
+#[expect(clippy::too_many_lines, reason = "one table of cases")]
 fn wrong_bytes(world: &World, corpus: &mut Corpus) {
     let honest = leaf(&world.signer, &leaf_params());
     let good = world.chain(honest.clone());

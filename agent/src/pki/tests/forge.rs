@@ -153,7 +153,7 @@ pub(super) fn resign(
     let (_, parsed) = x509_parser::parse_x509_certificate(der).unwrap();
     let mut tbs = parsed.tbs_certificate.as_ref().to_vec();
     change(&mut tbs);
-    let signature = (&issuer.key).sign(&tbs).unwrap();
+    let signature = issuer.key.sign(&tbs).unwrap();
     let mut inside = tbs;
     // ecdsa-with-SHA256
     inside.extend(tlv(0x30, &[6, 8, 0x2a, 0x86, 0x48, 0xce, 0x3d, 4, 3, 2]));

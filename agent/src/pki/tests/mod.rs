@@ -4,6 +4,7 @@ mod corpus;
 mod forge;
 mod life;
 mod network;
+mod noise;
 mod oracles;
 mod outside;
 mod requests;

@@ -99,7 +99,7 @@ fn response(svid: &Svid, key: &PrivateKeyDer<'_>, roots: &[u8]) -> Bytes {
 }
 
 /// A Workload API that answers every stream with one message and keeps it open.
-async fn workload_api(socket: &Path, message: Bytes) {
+fn workload_api(socket: &Path, message: Bytes) {
     let listener = UnixListener::bind(socket).unwrap();
     tokio::spawn(async move {
         loop {
@@ -170,7 +170,7 @@ async fn another_verifier_refuses_what_we_refuse_and_believes_what_we_issue() {
     let svid = Svid::new(leaf.clone(), &der).unwrap();
     let directory = tempfile::tempdir().unwrap();
     let socket = directory.path().join("api.sock");
-    workload_api(&socket, response(&svid, &der, &world.root.der)).await;
+    workload_api(&socket, response(&svid, &der, &world.root.der));
     let source = spiffe::X509Source::builder().endpoint(format!("unix://{}", socket.display()));
     let source = source.build().await.unwrap();
     let config = spiffe_rustls::mtls_server(source).with_alpn_protocols([b"oracle"]).build().unwrap();

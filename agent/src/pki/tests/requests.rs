@@ -1,8 +1,8 @@
 //! Hostile signing requests, each refused for its own reason, and what is signed for honest ones.
 
 use rcgen::{
-    CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, KeyPair, KeyUsagePurpose, SanType,
-    SigningKey as _,
+    CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, KeyPair, KeyUsagePurpose,
+    PublicKeyData as _, SanType, SigningKey as _,
 };
 
 use super::super::csr::{self, CsrRefusal};
@@ -29,7 +29,6 @@ fn raw(attributes: &[Vec<u8>]) -> Vec<u8> {
 }
 
 fn raw_with(key: &KeyPair, version: &[u8], subject: &[u8], attributes: &[Vec<u8>]) -> Vec<u8> {
-    use rcgen::PublicKeyData as _;
     let info = [version, subject, &key.subject_public_key_info(), &tlv(0xa0, &attributes.concat())].concat();
     signed(key, &tlv(0x30, &info), &[6, 8, 0x2a, 0x86, 0x48, 0xce, 0x3d, 4, 3, 2])
 }
@@ -54,6 +53,7 @@ fn names(of: &[(u8, &[u8])]) -> Vec<u8> {
 const GOOD: &[u8] = b"spiffe://example.org/a";
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "one table of cases")]
 fn hostile_requests_are_refused_each_for_its_own_reason() {
     use CsrRefusal as R;
     let honest = with(|_| {});
@@ -68,13 +68,11 @@ fn hostile_requests_are_refused_each_for_its_own_reason() {
     *flipped.last_mut().unwrap() ^= 1;
     let (mine, yours) = (KeyPair::generate().unwrap(), KeyPair::generate().unwrap());
     let stolen = {
-        use rcgen::PublicKeyData as _;
         let attributes = tlv(0xa0, &asks(&[names(&[(0x86, GOOD)])]));
         let info = [&[2, 1, 0][..], &tlv(0x30, &[]), &yours.subject_public_key_info(), &attributes].concat();
         signed(&mine, &tlv(0x30, &info), &[6, 8, 0x2a, 0x86, 0x48, 0xce, 0x3d, 4, 3, 2])
     };
     let sha1 = {
-        use rcgen::PublicKeyData as _;
         let attributes = tlv(0xa0, &asks(&[names(&[(0x86, GOOD)])]));
         let info = [&[2, 1, 0][..], &tlv(0x30, &[]), &mine.subject_public_key_info(), &attributes].concat();
         signed(&mine, &tlv(0x30, &info), &[6, 7, 0x2a, 0x86, 0x48, 0xce, 0x3d, 4, 1])
@@ -108,7 +106,7 @@ fn hostile_requests_are_refused_each_for_its_own_reason() {
         ("somebody else's key", stolen, R::Signature),
         ("a subject", with(|p| p.distinguished_name.push(DnType::CommonName, "web")), R::Subject),
         ("a subject like the root's", raw_with(&mine, &[2, 1, 0], &subject, &[asks(&[good()])]), R::Subject),
-        ("a password", raw(&[password.clone()]), R::Attribute),
+        ("a password", raw(std::slice::from_ref(&password)), R::Attribute),
         ("a password too", raw(&[asks(&[good()]), password]), R::Attribute),
         ("two lists of extensions", raw(&[asks(&[good()]), asks(&[good()])]), R::Attribute),
         ("an authority", with(|p| p.is_ca = authority_flag()), R::Authority),
@@ -194,7 +192,6 @@ fn of_a_request_only_the_name_and_the_key_are_signed() {
     let peer = verify(&bundles(&authority), &chain, Role::Client, now).unwrap();
     assert_eq!(peer.node_name(), Some("one"));
     let (_, parsed) = x509_parser::parse_x509_certificate(&chain[0]).unwrap();
-    use rcgen::PublicKeyData as _;
     assert_eq!(parsed.public_key().subject_public_key.data.as_ref(), key.der_bytes());
     assert!(parsed.raw_serial().len() >= 16);
     let names: Vec<String> = parsed.extensions().iter().map(|one| one.oid.to_id_string()).collect();
