@@ -9,7 +9,7 @@ use rustls::{ClientConnection, ServerConnection};
 use super::*;
 
 #[derive(Debug)]
-struct Shows(Arc<CertifiedKey>);
+pub(super) struct Shows(pub(super) Arc<CertifiedKey>);
 
 impl ResolvesServerCert for Shows {
     fn resolve(&self, _: rustls::server::ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
@@ -18,24 +18,30 @@ impl ResolvesServerCert for Shows {
 }
 
 /// Runs both ends in memory until nothing moves.
-fn shake(
+pub(super) fn shake(
     client: &mut ClientConnection,
     server: &mut ServerConnection,
 ) -> Result<(), (rustls::Error, &'static str)> {
-    for _ in 0..20 {
+    for _ in 0..40 {
         let mut wire = Vec::new();
         client.write_tls(&mut wire).unwrap();
-        server.read_tls(&mut wire.as_slice()).unwrap();
-        server.process_new_packets().map_err(|error| (error, "server"))?;
+        let mut rest = wire.as_slice();
+        while !rest.is_empty() {
+            server.read_tls(&mut rest).unwrap();
+            server.process_new_packets().map_err(|error| (error, "server"))?;
+        }
         let mut wire = Vec::new();
         server.write_tls(&mut wire).unwrap();
-        client.read_tls(&mut wire.as_slice()).unwrap();
-        client.process_new_packets().map_err(|error| (error, "client"))?;
+        let mut rest = wire.as_slice();
+        while !rest.is_empty() {
+            client.read_tls(&mut rest).unwrap();
+            client.process_new_packets().map_err(|error| (error, "client"))?;
+        }
     }
     Ok(())
 }
 
-fn pair(trust: &Trust, client: &Svid, server: &Svid) -> (ClientConnection, ServerConnection) {
+pub(super) fn pair(trust: &Trust, client: &Svid, server: &Svid) -> (ClientConnection, ServerConnection) {
     let alpn = b"waxseal-pair/1";
     let shows = Arc::new(Shows(server.certified_key()));
     let server = ServerConnection::new(server_config(trust, shows, &[alpn])).unwrap();

@@ -12,11 +12,11 @@ use tokio::task::JoinHandle;
 use super::*;
 
 /// A CA server, and where nodes of its tests live.
-struct Ca {
+pub(super) struct Ca {
     directory: tempfile::TempDir,
-    authority: Arc<Authority>,
-    address: SocketAddr,
-    task: JoinHandle<()>,
+    pub(super) authority: Arc<Authority>,
+    pub(super) address: SocketAddr,
+    pub(super) task: JoinHandle<()>,
 }
 
 impl Drop for Ca {
@@ -26,11 +26,11 @@ impl Drop for Ca {
 }
 
 impl Ca {
-    async fn start() -> Self {
+    pub(super) async fn start() -> Self {
         Self::start_with(Limits::default(), Lifetimes::default()).await
     }
 
-    async fn start_with(limits: Limits, lifetimes: Lifetimes) -> Self {
+    pub(super) async fn start_with(limits: Limits, lifetimes: Lifetimes) -> Self {
         let (directory, authority) = authority_with(lifetimes);
         let any = "127.0.0.1:0".parse().unwrap();
         let server = CaServer::bind(any, Arc::clone(&authority), limits).await.unwrap();
@@ -38,7 +38,7 @@ impl Ca {
         Self { directory, authority, address, task: tokio::spawn(server.serve()) }
     }
 
-    fn token(&self, node: &str, allow: &[&str]) -> PathBuf {
+    pub(super) fn token(&self, node: &str, allow: &[&str]) -> PathBuf {
         let allow: Vec<String> = allow.iter().map(ToString::to_string).collect();
         let token = self.authority.token(node, &allow, Duration::from_hours(1), SystemTime::now()).unwrap();
         let path = self.directory.path().join(format!("{node}.token"));
@@ -51,17 +51,21 @@ impl Ca {
         Member { address: self.address.to_string(), trust_domain: domain(), node: node.to_owned() }
     }
 
-    fn home(&self, node: &str) -> PathBuf {
+    pub(super) fn home(&self, node: &str) -> PathBuf {
         self.directory.path().join(node)
     }
 
-    async fn open(&self, node: &str, token: Option<&Path>) -> Result<(Remote, Trust), ClientError> {
+    pub(super) async fn open(
+        &self,
+        node: &str,
+        token: Option<&Path>,
+    ) -> Result<(Remote, Trust), ClientError> {
         let trust = Trust::default();
         let remote = Remote::open(self.member(node), &self.home(node), token, trust.clone()).await?;
         Ok((remote, trust))
     }
 
-    async fn join(&self, node: &str, allow: &[&str]) -> (Remote, Trust) {
+    pub(super) async fn join(&self, node: &str, allow: &[&str]) -> (Remote, Trust) {
         let token = self.token(node, allow);
         self.open(node, Some(&token)).await.unwrap()
     }
