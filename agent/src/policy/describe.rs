@@ -321,7 +321,11 @@ fn range_text(range: &PortRange) -> String {
         Ports { protocol: first, low, high }.to_string()
     } else {
         // Neighbouring protocols that are treated alike share a range.
-        let last = Ports { protocol: last, low: 0, high };
-        format!("{} to {last}", Ports { protocol: first, low, high: u16::MAX })
+        let low = if low == 0 { u16::MAX } else { low };
+        let end = |protocol, port| match port {
+            u16::MAX => Ports::whole(protocol).to_string(),
+            port => Ports { protocol, low: port, high: port }.to_string(),
+        };
+        format!("{} to {}", end(first, low), end(last, high))
     }
 }
