@@ -270,7 +270,7 @@ impl<'a> TableText<'a> {
         let bounds = RowKey { set, peer_class: 0, address_class: 0 }..;
         let rows = self.compiled.rows.range(bounds).take_while(move |(key, _)| key.set == set && set != 0);
         rows.flat_map(move |(key, number)| {
-            let peers = self.peers.get(&key.peer_class).map(|names| some_of(names)).unwrap_or_default();
+            let peers = self.peers.get(&key.peer_class).map(some_of).unwrap_or_default();
             let who = if key.peer_class == 0 { "everybody".to_owned() } else { peers };
             let place = match self.places.get(&key.address_class) {
                 Some(prefixes) if key.address_class != 0 => format!(" at {}", prefixes.join(" ")),

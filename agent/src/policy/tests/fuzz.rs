@@ -117,12 +117,9 @@ fn damage(random: &mut Random, text: &str) -> String {
             4 => {
                 let lines: Vec<&str> = text.lines().collect();
                 let gone = random.below(lines.len().max(1));
-                text = lines
-                    .iter()
-                    .enumerate()
-                    .filter(|(n, _)| *n != gone)
-                    .map(|(_, l)| format!("{l}\n"))
-                    .collect();
+                let kept: Vec<&str> =
+                    lines.iter().enumerate().filter(|(n, _)| *n != gone).map(|(_, line)| *line).collect();
+                text = kept.join("\n");
             }
             5 if high - low < 200 => text.replace_range(low..high, ""),
             6 if high - low < 200 => {

@@ -221,7 +221,7 @@ fn ends_that_no_document_names_are_imagined_from_labels_and_ids() {
 #[test]
 fn an_explanation_of_imported_rules_names_their_places() {
     let set = read(CLUSTER).unwrap();
-    expect![[r#"
+    expect![[r"
         deny: shop/api (spiffe://a.org/ns/shop/sa/api) → data/imagined-1 (spiffe://a.org/ns/data/sa/imagined-1, app=db), 5432/tcp
         egress, the rules of the source: allow, no-policy
           1. no policy with egress rules selects shop/api
@@ -231,7 +231,7 @@ fn an_explanation_of_imported_rules_names_their_places() {
           1. data/db selects data/imagined-1 (p.yaml:1:1)
           2. data/db denies by default: what no rule allows is denied (p.yaml:1:1)
           3. data/db#rules[0] does not match: it is about identity spiffe://a.org/ns/shop/sa/web (p.yaml:6:12)
-          4. the ingress rules are in mode enforce"#]]
+          4. the ingress rules are in mode enforce"]]
         .assert_eq(&explained(&set, "spiffe://a.org/ns/shop/sa/api", "data/app=db", "5432/tcp").unwrap());
 }
 
@@ -267,7 +267,7 @@ fn cases_that_hold_are_counted_and_one_that_does_not_is_told_with_its_steps() {
     let text = report.to_string();
     let at = report.cases[1].origin.file.parent().unwrap().display().to_string();
     let text = text.replace(&format!("{at}/"), "");
-    expect![[r#"
+    expect![[r"
         FAILED cases.yaml:4:5: strangers: world at 8.8.8.8 → payments/payments (spiffe://a.org/ns/payments/sa/payments, app=payments), 8080/tcp
           - expected allow, by payments/other
           + found    deny, by payments/from-shop
@@ -280,7 +280,7 @@ fn cases_that_hold_are_counted_and_one_that_does_not_is_told_with_its_steps() {
               4. payments/from-shop#checkout-may-pay does not match: it is about namespace shop (p.yaml:16:7)
               5. the ingress rules are in mode enforce
         3 cases, 1 failed
-    "#]].assert_eq(&text);
+    "]].assert_eq(&text);
     for (wrong, message) in [
         ("expect: audit", "expect: allowed"),
         ("port: 8080/tcp", "port: http"),
@@ -302,7 +302,7 @@ fn the_rows_of_each_document_are_told_when_they_are_asked_for() {
     let report =
         crate::policy::check_with(std::slice::from_ref(&file), &"a.org".parse().unwrap(), false, true);
     let text = report.to_string().replace(&format!("{}/", directory.path().display()), "");
-    expect![[r#"
+    expect![[r"
         AuthorizationPolicy data/db (p.yaml:1:1)
           protects workloads of namespace data with app=db
           ingress: allow from identity spiffe://a.org/ns/shop/sa/web; 5432/tcp
@@ -316,7 +316,7 @@ fn the_rows_of_each_document_are_told_when_they_are_asked_for() {
           | shop/imagined-1 egress: to everybody at 192.0.2.0/24: allow every port (shop/out#egress[0])
           | shop/imagined-1 egress: to shop/web: allow every port (shop/out#egress[0])
         2 documents in 1 files, 0 warnings; tables: 5 identities, 0 address prefixes, 0 rows, 0 port sets
-    "#]]
+    "]]
     .assert_eq(&text);
     let json = serde_json::to_value(&report).unwrap();
     assert_eq!(json["documents"][0]["rows"].as_array().unwrap().len(), 1);
