@@ -2,8 +2,11 @@
 
 mod differential;
 mod files;
+mod fuzz;
 mod golden;
+mod hostile;
 mod meaning;
+mod messages;
 mod mistakes;
 mod schema;
 mod semantics;
