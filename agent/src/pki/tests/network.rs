@@ -174,6 +174,18 @@ async fn a_revoked_node_gets_nothing_more_and_may_join_again_with_a_new_token() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_node_whose_own_certificate_is_revoked_by_number_cannot_bring_it_back() {
+    let ca = Ca::start().await;
+    let (remote, _) = ca.join("one", &["/**"]).await;
+    let own = remote.identity();
+    let serial = forge::serial_of(&own.chain()[0]);
+    ca.authority.revoke(&Target::Serial(serial), SystemTime::now()).unwrap();
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert!(remote.issue(&[own.id().clone()]).await.is_err());
+    assert!(remote.issue(&[id("/a")]).await.is_err());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_node_survives_the_revocation_of_the_intermediate_that_signed_it() {
     let ca = Ca::start().await;
     let (remote, trust) = ca.join("one", &["/**"]).await;
