@@ -251,3 +251,39 @@ async fn a_workload_has_no_rights_at_the_ca() {
         assert_eq!(answer["reason"], "node", "{answer}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_configuration_becomes_credentials_from_each_source() {
+    let ca = Ca::start().await;
+    let token = ca.token("one", &["/**"]);
+    let state = tempfile::tempdir().unwrap();
+    let options = |source: Source| Options {
+        source,
+        trust_domain: domain(),
+        node: "one".into(),
+        state: state.path().to_owned(),
+        leaf_lifetime: Duration::from_mins(30),
+    };
+    let server = Source::Server { address: ca.address.to_string(), token: Some(token) };
+    let (_other, elsewhere) = authority();
+    let files = Source::Files(elsewhere.directory().to_owned());
+    // Each source twice: the second start takes up what the first one has left.
+    for (source, shared) in
+        [(Source::Own, false), (Source::Own, false), (server.clone(), true), (server, true), (files, true)]
+    {
+        let credentials = Credentials::start(&options(source.clone())).await.unwrap();
+        assert_eq!(credentials.is_shared(), shared, "{source:?}");
+        assert_eq!(credentials.node(), &node_id(&domain(), "one").unwrap());
+        credentials.keeper().want(BTreeSet::from([id("/a")]));
+        for wanted in [credentials.node().clone(), id("/a")] {
+            let svid = credentials.keeper().wait_for(&wanted, SOON).await.unwrap();
+            let beliefs = credentials.trust().load();
+            verify(&beliefs, svid.chain(), Role::Server, SystemTime::now()).unwrap();
+        }
+    }
+    let other = Options { trust_domain: "other.org".parse().unwrap(), ..options(Source::Own) };
+    let error = Credentials::start(&other).await.unwrap_err();
+    assert!(matches!(error, StartError::Authority(AuthorityError::OtherTrustDomain { .. })), "{error:?}");
+    let missing = Source::Files(state.path().join("nothing"));
+    assert!(Credentials::start(&options(missing)).await.is_err());
+}
