@@ -73,6 +73,24 @@ fn two_identities_of_one_authority_prove_themselves_to_each_other() {
 }
 
 #[test]
+fn no_session_is_ever_resumed_not_even_by_a_client_that_would() {
+    let (_directory, authority) = authority();
+    let (web, db) = (issue(&authority, "/web"), issue(&authority, "/db"));
+    let trust = Trust::new(bundles(&authority));
+    let mut config = client_config(&trust, &web, b"waxseal-pair/1").as_ref().clone();
+    config.resumption = rustls::client::Resumption::in_memory_sessions(8);
+    let config = Arc::new(config);
+    let server = server_config(&trust, Arc::new(Shows(db.certified_key())), &[b"waxseal-pair/1"]);
+    for _ in 0..3 {
+        let mut client = ClientConnection::new(Arc::clone(&config), "a.b".try_into().unwrap()).unwrap();
+        let mut server = ServerConnection::new(Arc::clone(&server)).unwrap();
+        shake(&mut client, &mut server).unwrap();
+        assert_eq!(client.tls13_tickets_received(), 0);
+        assert_eq!(server.handshake_kind(), Some(rustls::HandshakeKind::Full));
+    }
+}
+
+#[test]
 fn revoking_reaches_the_leaf_the_name_and_the_intermediate() {
     let (_directory, authority) = authority();
     let now = SystemTime::now();
