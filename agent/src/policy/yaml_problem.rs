@@ -39,6 +39,7 @@ fn message(error: &serde_saphyr::Error) -> String {
         }
         Yaml::Unexpected { expected: "mapping start", .. } => "expected keys with values".to_owned(),
         Yaml::Unexpected { expected: "string scalar", .. } => "expected a text".to_owned(),
+        Yaml::MultipleDocuments { .. } => "there is a second document; this file holds one".to_owned(),
         Yaml::Eof { .. } => "the text ends too early".to_owned(),
         other => one_line(&other.render()),
     }

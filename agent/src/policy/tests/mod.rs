@@ -2,6 +2,7 @@
 
 mod differential;
 mod files;
+mod foreign;
 mod fuzz;
 mod golden;
 mod hostile;
