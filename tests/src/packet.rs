@@ -152,17 +152,17 @@ fn short(length: usize) -> [u8; 2] {
 }
 
 fn pseudo_header(source: Ipv4Addr, destination: Ipv4Addr, length: usize) -> u32 {
-    let words = [source.octets(), destination.octets()].concat();
-    let addresses: u32 = words.chunks(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]]))).sum();
-    addresses + 6 + u32::try_from(length).unwrap_or(0)
+    sum_of(&source.octets()) + sum_of(&destination.octets()) + 6 + u32::try_from(length).unwrap_or(0)
+}
+
+/// The sum of all 16-bit words; an odd last byte counts as the high one.
+pub(crate) fn sum_of(bytes: &[u8]) -> u32 {
+    bytes.chunks(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], pair.get(1).copied().unwrap_or(0)]))).sum()
 }
 
 /// The Internet checksum (RFC 1071).
-fn checksum(bytes: &[u8], start: u32) -> u16 {
-    let mut sum = start;
-    for pair in bytes.chunks(2) {
-        sum += u32::from(u16::from_be_bytes([pair[0], pair.get(1).copied().unwrap_or(0)]));
-    }
+pub(crate) fn checksum(bytes: &[u8], start: u32) -> u16 {
+    let mut sum = start + sum_of(bytes);
     while sum > 0xffff {
         sum = (sum & 0xffff) + (sum >> 16);
     }
