@@ -12,6 +12,7 @@ use std::time::Duration;
 use serde_json::Value;
 use tempfile::TempDir;
 
+use crate::netns::Netns;
 use crate::root;
 use crate::tap::Tap;
 
@@ -41,6 +42,7 @@ impl Default for Settings<'_> {
 pub struct Node {
     instance: String,
     directory: TempDir,
+    netns: Option<PathBuf>,
     child: Option<Child>,
     installed: bool,
 }
@@ -60,7 +62,12 @@ impl Node {
         let _ = write!(text, "mode: {mode}\ngrace: {grace}\nlog: debug\n{more}");
         write_private(&directory.path().join("agent.yaml"), &text);
         fs::create_dir(directory.path().join("policies")).expect("a directory for policies");
-        Self { instance, directory, child: None, installed: false }
+        Self { instance, directory, netns: None, child: None, installed: false }
+    }
+
+    /// Lets the agent run in a network namespace: a node of its own.
+    pub fn live_in(&mut self, netns: &Netns) {
+        self.netns = Some(netns.path());
     }
 
     /// Adds a line to the configuration, for the next start.
@@ -90,9 +97,9 @@ impl Node {
         self.child.as_ref().expect("the agent was started").id()
     }
 
-    /// A command of `waxseal` for this agent.
+    /// A command of `waxseal` for this agent, where the agent lives.
     pub fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(root::program("waxseal"));
+        let mut command = root::enter(self.netns.as_deref(), &root::program("waxseal"));
         command.args(arguments).arg("--config").arg(self.path("agent.yaml")).stdin(Stdio::null());
         command
     }
@@ -119,6 +126,11 @@ impl Node {
     /// Starts the agent and waits until it answers.
     pub fn start(&mut self) {
         self.launch();
+        self.await_start();
+    }
+
+    /// Waits until the launched agent answers.
+    pub fn await_start(&mut self) {
         root::wait("the agent answers", PATIENCE, || {
             if let Some(status) = self.child.as_mut().and_then(|child| child.try_wait().ok().flatten()) {
                 panic!("the agent ended at once: {status}\n{}", self.log());
@@ -243,6 +255,13 @@ impl Node {
     /// A counter from `waxseal status`.
     pub fn counter(&self, name: &str) -> u64 {
         self.status()["counters"][name].as_u64().unwrap_or_else(|| panic!("no counter {name}"))
+    }
+
+    /// Resident memory of the running agent.
+    pub fn resident_kib(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("the agent runs");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a process has a size");
+        line.trim().trim_end_matches(" kB").parse().expect("a number of KiB")
     }
 
     /// Removes every pin. The agent must not run.

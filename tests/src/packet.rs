@@ -123,6 +123,16 @@ pub fn fragment(header: &[u8], offset: usize, data: &[u8], more: bool) -> Vec<u8
     piece
 }
 
+/// The same IPv4 packet with a right header checksum.
+pub fn whole_header(packet: &[u8]) -> Vec<u8> {
+    let mut packet = packet.to_vec();
+    let length = usize::from(packet[0] & 15) * 4;
+    packet[10..12].fill(0);
+    let sum = checksum(&packet[..length], 0);
+    packet[10..12].copy_from_slice(&sum.to_be_bytes());
+    packet
+}
+
 /// Puts an IPv4 packet on an Ethernet wire.
 pub fn frame(to: [u8; 6], from: [u8; 6], packet: &[u8]) -> Vec<u8> {
     [&to[..], &from[..], &[8, 0], packet].concat()
