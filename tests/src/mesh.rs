@@ -79,6 +79,15 @@ impl Mesh {
         Self { nodes: nodes.collect(), authority, network }
     }
 
+    /// Lets a node that was not started yet belong to an authority of its own: the same names, other keys.
+    pub fn defect(&self, node: usize) -> Authority {
+        let address = self.network.sites[node].gate.v4.into();
+        let mut authority = Authority::new(&self.network.router, address, Terms::default());
+        authority.serve();
+        join(&self.nodes[node], &authority, &node_name(node));
+        authority
+    }
+
     /// A workload on a node: in the node's own namespace, or in another one.
     pub fn workload(&mut self, name: &str, node: usize, netns: Option<&Netns>) -> Workload {
         let netns = netns.unwrap_or(&self.network.sites[node].netns);
@@ -147,5 +156,7 @@ pub fn node_name(number: usize) -> String {
 
 /// Tells a node where its authority is, and hands it a token.
 fn join(stage: &Stage, authority: &Authority, name: &str) {
-    stage.node.configure(&format!("node: {name}\nca: {}\nca_token: {}", authority.address(), authority.token(name)));
+    stage.node.set("node", name);
+    stage.node.set("ca", &authority.address().to_string());
+    stage.node.set("ca_token", &authority.token(name));
 }

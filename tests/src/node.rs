@@ -77,6 +77,15 @@ impl Node {
         write_private(&path, &format!("{text}\n{line}\n"));
     }
 
+    /// Gives a key of the configuration a value, instead of the one that it has, for the next start.
+    pub fn set(&self, key: &str, value: &str) {
+        let path = self.path("agent.yaml");
+        let text = fs::read_to_string(&path).expect("our own file");
+        let head = format!("{key}:");
+        let others: String = text.lines().filter(|line| !line.starts_with(&head)).flat_map(|line| [line, "\n"]).collect();
+        write_private(&path, &format!("{others}{key}: {value}\n"));
+    }
+
     /// The name of this agent.
     pub fn instance(&self) -> &str {
         &self.instance
@@ -90,6 +99,12 @@ impl Node {
     /// Where its maps, programs and links are pinned.
     pub fn pins(&self) -> PathBuf {
         Path::new("/sys/fs/bpf/waxseal").join(&self.instance)
+    }
+
+    /// The directory of the pins of the map layout in use: the newest there is.
+    pub fn layout_pins(&self) -> PathBuf {
+        let entries = fs::read_dir(self.pins()).expect("the agent has pinned its maps");
+        entries.flatten().map(|entry| entry.path()).max().expect("a layout has a directory")
     }
 
     /// The process number of the running agent.
