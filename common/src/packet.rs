@@ -155,6 +155,72 @@ fn ipv6(bytes: &(impl Bytes + ?Sized)) -> Result<IpHead, ParseError> {
     }
 }
 
+/// Bytes of the longest TCP header.
+const LONGEST_TCP_HEADER: u32 = 60;
+
+/// Whether a packet is a fragment that cuts a TCP header in two, or the first fragment of a SYN: nobody who sees single
+/// packets could read such a header whole. No sender makes them for good reasons (RFC 1858, RFC 3128).
+#[inline(never)]
+pub fn cuts_tcp_header(bytes: &(impl Bytes + ?Sized)) -> bool {
+    let Some([first]) = bytes.load::<1>(0) else { return false };
+    match first >> 4 {
+        4 => cuts4(bytes),
+        6 => cuts6(bytes),
+        _ => false,
+    }
+}
+
+#[inline(always)]
+fn cuts4(bytes: &(impl Bytes + ?Sized)) -> bool {
+    let Some(h) = bytes.load::<12>(0) else { return false };
+    let fragment = u16::from_be_bytes([h[6], h[7]]);
+    if h[9] != protocol::TCP || fragment & 0x3fff == 0 {
+        return false;
+    }
+    let header = u32::from(h[0] & 0x0f) * 4;
+    let length = u32::from(u16::from_be_bytes([h[2], h[3]]));
+    cuts(bytes, u32::from(fragment & 0x1fff) * 8, header, length.saturating_sub(header))
+}
+
+/// Only a fragment header that follows the fixed header, or one chain of extension headers as [`ip`] reads it.
+#[inline(always)]
+fn cuts6(bytes: &(impl Bytes + ?Sized)) -> bool {
+    let Some([high, low, mut next]) = bytes.load::<3>(4) else { return false };
+    let length = 40 + u32::from(u16::from_be_bytes([high, low]));
+    let mut place = 40u32;
+    let mut seen = 0;
+    while seen < EXTENSION_HEADERS {
+        let Some(h) = bytes.load::<4>(place) else { return false };
+        match next {
+            0 | 43 | 60 | 135 | 139 | 140 => place += u32::from(h[1]) * 8 + 8,
+            51 => place += u32::from(h[1]) * 4 + 8,
+            44 => {
+                let fragment = u16::from_be_bytes([h[2], h[3]]);
+                place += 8;
+                // Without an offset and without more to come it is no fragment at all.
+                let part = fragment & 0xfff9 != 0 && h[0] == protocol::TCP;
+                return part
+                    && cuts(bytes, u32::from(fragment & 0xfff8), place, length.saturating_sub(place));
+            }
+            _ => return false,
+        }
+        next = h[0];
+        seen += 1;
+    }
+    false
+}
+
+/// `offset` is the fragment's place in the whole packet, `transport` where its own bytes begin, `length` how many they
+/// are.
+#[inline(always)]
+fn cuts(bytes: &(impl Bytes + ?Sized), offset: u32, transport: u32, length: u32) -> bool {
+    if offset != 0 {
+        return offset < LONGEST_TCP_HEADER;
+    }
+    let opens = bytes.load::<1>(transport + 13).is_none_or(|[flags]| flags & 0x12 == 0x02);
+    opens || length < LONGEST_TCP_HEADER
+}
+
 /// Reads the TCP head that starts at `offset`.
 #[inline(never)]
 pub fn tcp(bytes: &(impl Bytes + ?Sized), offset: u32) -> Result<TcpHead, ParseError> {

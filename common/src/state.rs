@@ -192,7 +192,7 @@ pub struct Pending {
     pub at: u64,
     /// The revision under which it was judged.
     pub revision: Revision,
-    /// The seal of the opener on this node; 0 when it is no workload's.
+    /// The MAC of the opener's local seal; 0 when it is no workload's.
     pub opener: u64,
     /// The opener, by its true seal.
     pub source: IdentityId,
@@ -254,6 +254,8 @@ impl UdpFlow {
     pub const REMOTE: u8 = 1;
     /// It comes from another node, whose agent has announced it.
     pub const ANNOUNCED: u8 = 2;
+    /// A TC program has judged it with whoever is at the other end, and has told of it.
+    pub const TOLD: u8 = 4;
 }
 
 /// What is counted, per CPU. The discriminant is the index in the map.

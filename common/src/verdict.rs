@@ -110,11 +110,15 @@ pub enum Reason {
     RefusedByPeer = 13,
     /// The agent ended it after a change of policy.
     Destroyed = 14,
+    /// The opener has proven itself to another workload than the one that listens: who listens there has changed.
+    WrongDestination = 15,
+    /// The session that proved the other end has ended: expired, or its certificate revoked.
+    SessionEnded = 16,
 }
 
 impl Reason {
     /// All of them, in the order of their numbers.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 17] = [
         Self::NotAWorkload,
         Self::SameWorkload,
         Self::NoPolicy,
@@ -130,6 +134,8 @@ impl Reason {
         Self::NoRecord,
         Self::RefusedByPeer,
         Self::Destroyed,
+        Self::WrongDestination,
+        Self::SessionEnded,
     ];
 
     /// The reason that a stored byte stands for.
@@ -155,6 +161,8 @@ impl Reason {
             Self::NoRecord => "no-record",
             Self::RefusedByPeer => "refused-by-peer",
             Self::Destroyed => "destroyed",
+            Self::WrongDestination => "wrong-destination",
+            Self::SessionEnded => "session-ended",
         }
     }
 }

@@ -271,6 +271,19 @@ pub struct Announced {
     pub pad: u32,
 }
 
+/// Where a device leads. The value in the map of covered devices.
+#[derive(Clone, Copy, Debug)]
+pub struct Device;
+
+impl Device {
+    /// It has no TC programs.
+    pub const NOT_COVERED: u32 = 0;
+    /// To other nodes: no local seal passes, either way.
+    pub const UPLINK: u32 = 1;
+    /// To other nodes and perhaps to containers of this one too: local seals pass towards this node's own addresses.
+    pub const INNER: u32 = 2;
+}
+
 /// What a TC program tells the agent. The byte in [`Notice::kind`].
 #[repr(u8)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -302,9 +315,9 @@ impl Asks {
 }
 
 /// How much of a SYN's frame a [`Notice`] holds: the longest link header, IPv6, some extension headers, TCP with all its
-/// options.
-pub const SYN_FRAME: usize = 192;
-/// How much of a datagram's frame a [`HeldDatagram`] holds. A longer first datagram is lost, and counted.
+/// options. A power of two, for the kernel's verifier.
+pub const SYN_FRAME: usize = 256;
+/// How much of a datagram's frame a [`HeldDatagram`] holds; a power of two. A longer first datagram is lost, and counted.
 pub const DATAGRAM_FRAME: usize = 2048;
 
 /// Something for the agent to do, with the frame that waits for it.

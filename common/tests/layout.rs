@@ -18,8 +18,8 @@ fn the_layout_is_the_one_that_its_number_stands_for() {
     let sizes = [
         ("Announced", size_of::<Announced>(), 16),
         ("Arrival", size_of::<Arrival>(), 32),
-        ("HeldDatagram", size_of::<HeldDatagram>(), 2320),
-        ("Notice", size_of::<Notice>(), 272),
+        ("HeldDatagram", size_of::<HeldDatagram>(), 2384),
+        ("Notice", size_of::<Notice>(), 336),
         ("Route", size_of::<Route>(), 64),
         ("RouteKey", size_of::<RouteKey>(), 24),
         ("Session", size_of::<Session>(), 64),

@@ -2,7 +2,7 @@
 
 use waxseal_common::flow::{Hook, SealState};
 use waxseal_common::ids::{CgroupId, IdentityId, NetnsId, protocol};
-use waxseal_common::packet::{self, TcpHead};
+use waxseal_common::packet::{self, Bytes, TcpHead};
 use waxseal_common::seal::{Sealed, is_ours, verify};
 use waxseal_common::state::{Counter, Process, Tuple};
 
@@ -36,6 +36,8 @@ pub(crate) struct Case {
     pub(crate) failure: u16,
     /// The session between nodes, as in the event.
     pub(crate) session: u32,
+    /// The opener's session was made with another workload than the one that listens.
+    pub(crate) mistaken: bool,
     /// The socket's owner gets nothing yet.
     pub(crate) pending: bool,
     pub(crate) hook: Hook,
@@ -61,6 +63,7 @@ impl Case {
             protocol: 0,
             seal: SealState::None,
             failure: 0,
+            mistaken: false,
             session: 0,
             pending: owner.pending(),
             hook,
@@ -88,7 +91,7 @@ impl Case {
 
 /// Reads the heads of a packet into the case. `false` when they cannot be read.
 #[inline(never)]
-pub(crate) fn read(packet: &Packet<'_>, case: &mut Case) -> bool {
+pub(crate) fn read(packet: &impl Bytes, case: &mut Case) -> bool {
     let Ok(ip) = packet::ip(packet) else { return false };
     case.tuple.source = ip.source;
     case.tuple.destination = ip.destination;

@@ -12,6 +12,7 @@ use waxseal_common::tables::{
     AddressRow, IdentityRow, Mode, Outcome, PortSet, RowKey, Subject, Tables, Versioned as _,
 };
 use waxseal_common::verdict::{Direction, Judgement, Peer, Question, Reason, Verdict, decide, under_mode};
+use waxseal_common::wire::RouteKey;
 
 use crate::case::Case;
 use crate::maps;
@@ -28,6 +29,8 @@ pub(crate) struct Bench {
     ceiling: u8,
     /// The mode of cgroups that are to be workloads and are not yet, as its byte.
     mode: u8,
+    /// [`Settings::mesh_until`].
+    pub(crate) mesh_until: u64,
 }
 
 impl Bench {
@@ -39,6 +42,7 @@ impl Bench {
             ceiling: settings.mode_ceiling,
             grace_until: settings.grace_until,
             mode: settings.mode,
+            mesh_until: settings.mesh_until,
         }
     }
 
@@ -53,6 +57,19 @@ impl Bench {
     #[inline(always)]
     pub(crate) fn is_local(&self, address: &Address) -> bool {
         address.is_loopback() || self.address(address).is_local()
+    }
+
+    /// Whether a workload of another node may live at an address, so that a seal can matter there.
+    #[inline(always)]
+    pub(crate) fn is_remote(&self, row: &AddressRow) -> bool {
+        self.mesh_until != 0 && row.in_mesh() && !row.is_local()
+    }
+
+    /// Who is known to be at the other end on another node: this node's number for the workload, by a session that is
+    /// good now. 0 without one; [`ASKED`] where the agent has looked already and there is none.
+    #[inline(always)]
+    pub(crate) fn remote(&self, case: &Case) -> u64 {
+        remote(case)
     }
 
     /// Whether a workload may live at an address.
@@ -138,6 +155,32 @@ extern "C" fn waxseal_answer(what: u64, who: u64, address: u64, revision: u64) -
         port: what as u16,
     };
     pack(decide(&tables, &question, Mode::from_byte((what >> 32) as u8)))
+}
+
+/// There is no session with a destination, and the agent knows it.
+pub(crate) const ASKED: u64 = 1 << 32;
+
+#[inline(never)]
+fn remote(case: &Case) -> u64 {
+    let key = route_key(case);
+    match maps::route(&key) {
+        Some(route) if route.expires <= case.at => 0,
+        Some(route) if route.has_session() => u64::from(route.destination.0) | ASKED,
+        Some(_) => ASKED,
+        None => 0,
+    }
+}
+
+/// Where the case's source goes.
+#[inline(always)]
+pub(crate) fn route_key(case: &Case) -> RouteKey {
+    RouteKey {
+        destination: case.tuple.destination,
+        source: case.source,
+        port: case.tuple.destination_port,
+        protocol: case.protocol,
+        pad: 0,
+    }
 }
 
 #[inline(never)]

@@ -18,12 +18,15 @@ mod callback;
 mod case;
 mod ctx;
 mod emit;
+mod frame;
 mod hooks;
 mod judge;
 mod kernel;
 mod maps;
+mod notice;
 mod owner;
 mod packet;
+mod reset;
 
 #[panic_handler]
 fn panic(_: &core::panic::PanicInfo<'_>) -> ! {

@@ -1,5 +1,7 @@
 //! Every map, and the functions that read and write them safely.
 
+use core::mem::MaybeUninit;
+
 use aya_ebpf::bindings::{BPF_ANY, BPF_F_NO_PREALLOC, BPF_NOEXIST, BPF_RB_AVAIL_DATA};
 use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf};
 use aya_ebpf::helpers::generated::bpf_ringbuf_query;
@@ -13,7 +15,9 @@ use waxseal_common::state::{
     Connection, Counter, Endpoint, Keys, NAME_BYTES, Opener, Pending, Process, Settings, Tuple, UdpFlow,
 };
 use waxseal_common::tables::{AddressEntry, IdentityEntry, PortSet, RowEntry, RowKey};
-use waxseal_common::wire::{Announced, Arrival, HeldDatagram, Notice, Route, RouteKey, Session, Spi};
+use waxseal_common::wire::{Announced, Arrival, Device, HeldDatagram, Notice, Route, RouteKey, Session, Spi};
+
+use crate::case::Case;
 
 /// Memory is taken as entries are made: a quiet host pays for what it uses.
 const LAZY: usize = BPF_F_NO_PREALLOC as usize;
@@ -53,6 +57,8 @@ pub(crate) static UDP_UNSEALED: LruHashMap<Tuple, UdpFlow, 65536> = LruHashMap::
 pub(crate) static UDP_OPENERS: LruHashMap<u64, Process, 16384> = LruHashMap::new();
 #[btf_map]
 pub(crate) static OPENER: PerCpuArray<Opener, 1> = PerCpuArray::new();
+#[btf_map]
+pub(crate) static CASES: PerCpuArray<[u64; CASE_WORDS], 3> = PerCpuArray::new();
 /// Where a pointer becomes a number.
 #[btf_map]
 pub(crate) static SCRATCH: PerCpuArray<u64, 1> = PerCpuArray::new();
@@ -78,6 +84,9 @@ pub(crate) static ANNOUNCED: HashMap<Tuple, Announced, 262_144, LAZY> = HashMap:
 /// The devices that have TC programs, by index.
 #[btf_map]
 pub(crate) static COVERED: HashMap<u32, u32, 4096, LAZY> = HashMap::new();
+/// When something was told last that anybody can bring about.
+#[btf_map]
+pub(crate) static TOLD: Array<u64, 1> = Array::new();
 #[btf_map]
 pub(crate) static NOTICES: RingBuf<Notice, 524_288> = RingBuf::new();
 #[btf_map]
@@ -216,11 +225,44 @@ pub(crate) fn announced(tuple: &Tuple) -> Option<&'static Announced> {
     unsafe { ANNOUNCED.get(tuple) }
 }
 
-/// Whether a device has TC programs.
+/// Where a device leads, as one of the constants of [`Device`].
 #[inline(always)]
-pub(crate) fn is_covered(device: u32) -> bool {
-    // SAFETY: only looked for.
-    unsafe { COVERED.get(device) }.is_some()
+pub(crate) fn device(device: u32) -> u32 {
+    // SAFETY: copied out at once.
+    unsafe { COVERED.get(device) }.copied().unwrap_or(Device::NOT_COVERED)
+}
+
+/// Room for the case of a hook that runs with softirqs off, so that no other run of it can come between on this CPU: the
+/// stack is too small for some of them.
+#[inline(always)]
+pub(crate) fn room(slot: Room) -> Option<&'static mut MaybeUninit<Case>> {
+    const { assert!(size_of::<Case>() <= size_of::<[u64; CASE_WORDS]>()) };
+    let room = CASES.get_ptr_mut(slot as u32)?;
+    // SAFETY: the slot is large enough and belongs to this CPU and to this hook until it returns.
+    Some(unsafe { &mut *room.cast() })
+}
+
+/// Whose room.
+#[derive(Clone, Copy)]
+pub(crate) enum Room {
+    Listener = 0,
+    TcIngress = 1,
+    TcEgress = 2,
+}
+
+const CASE_WORDS: usize = 24;
+
+/// Whether a TC program may tell of something that anybody could make it tell: a thousand times a second.
+#[inline(always)]
+pub(crate) fn may_tell(now: u64) -> bool {
+    let Some(last) = TOLD.get_ptr_mut(0) else { return false };
+    // SAFETY: the slot is eight bytes long; two processors at once tell twice.
+    let last = unsafe { &mut *last };
+    if now.wrapping_sub(*last) < 1_000_000 {
+        return false;
+    }
+    *last = now;
+    true
 }
 
 /// Who used this datagram socket last.

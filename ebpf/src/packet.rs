@@ -67,6 +67,18 @@ impl Packet<'_> {
         NetnsId(Sock::of_packet(self.as_ptr()).netns())
     }
 
+    /// The device that the packet leaves by, or came in by.
+    #[inline(always)]
+    pub(crate) fn device(&self) -> u32 {
+        field!(self.raw(), ifindex)
+    }
+
+    /// Bytes of the packet from the IP header on.
+    #[inline(always)]
+    pub(crate) fn length(&self) -> u32 {
+        field!(self.raw(), len)
+    }
+
     /// State, protocol and kind of the socket.
     #[inline(always)]
     pub(crate) fn socket(&self) -> Option<SocketFacts> {
@@ -90,7 +102,7 @@ impl Packet<'_> {
     #[inline(always)]
     pub(crate) fn receiver(&self, destination: &Address, port: u16) -> Option<Listener> {
         // What leaves through the loopback device stays in this namespace.
-        let stays = field!(self.raw(), ifindex) == LOOPBACK_DEVICE;
+        let stays = self.device() == LOOPBACK_DEVICE;
         listener(self.as_ptr(), protocol::UDP, destination, port, stays)
     }
 }

@@ -24,7 +24,7 @@ pub const DEFAULT_FILE: &str = "/etc/waxseal/agent.yaml";
 
 /// The keys, in the order in which they are shown, and what each means. The same words everywhere: `trust_domain` in the
 /// file and with `--set`, `WAXSEAL_TRUST_DOMAIN` in the environment.
-pub const KEYS: [(&str, &str); 15] = [
+pub const KEYS: [(&str, &str); 16] = [
     ("instance", "name of this agent among several on one kernel: [a-z0-9-], at most 32"),
     ("cgroup_root", "cgroup v2 directory to attach to; the whole hierarchy unless given"),
     ("policies", "directory of the policy documents"),
@@ -36,6 +36,7 @@ pub const KEYS: [(&str, &str); 15] = [
     ("grace", "how long connections older than the agent may go on unrecorded, at most 1h"),
     ("managed", "cgroup directories below which every process must be a workload"),
     ("mesh", "address ranges where workloads may live"),
+    ("uplinks", "devices that lead to other nodes, beside those that routes to a gateway show"),
     ("connections", "capacity of the connection tables"),
     ("flow_ring", "bytes of the ring of flow events, a power of two"),
     ("denial_ring", "bytes of the ring of denials, a power of two"),
@@ -80,6 +81,8 @@ pub struct Config {
     pub managed: Vec<String>,
     /// Where workloads may live.
     pub mesh: Vec<Cidr>,
+    /// Devices that lead to other nodes, beside those that routes show.
+    pub uplinks: Vec<String>,
     /// Capacity of the connection tables, in entries.
     pub connections: u32,
     /// Bytes of the ring of flow events; a power of two.
@@ -183,6 +186,7 @@ pub fn resolve(inputs: &Inputs<'_>) -> Result<Resolved, Error> {
         grace: layers.value("grace", "10s", values::grace)?,
         managed: layers.list("managed", &[], values::cgroup)?,
         mesh: layers.list("mesh", &MESH, values::cidr)?,
+        uplinks: layers.list("uplinks", &[], values::device)?,
         connections: layers.value("connections", "262144", values::connections)?,
         flow_ring: layers.value("flow_ring", "1MiB", values::ring)?,
         denial_ring: layers.value("denial_ring", "512KiB", values::ring)?,
@@ -206,6 +210,7 @@ fn entries(config: &Config, layers: &layers::Layers) -> Vec<Entry> {
         grace,
         managed,
         mesh,
+        uplinks,
         connections,
         flow_ring,
         denial_ring,
@@ -226,6 +231,7 @@ fn entries(config: &Config, layers: &layers::Layers) -> Vec<Entry> {
         format!("{grace:?}"),
         managed.join(","),
         mesh.join(","),
+        uplinks.join(","),
         connections.to_string(),
         flow_ring.to_string(),
         denial_ring.to_string(),

@@ -55,6 +55,9 @@ pub enum Problem {
     /// Not below the root of the hierarchy.
     #[error("`{}` is no cgroup directory; write it like /system.slice, and not / alone", escape(.0))]
     Cgroup(String),
+    /// A name that the kernel gives no device.
+    #[error("`{}` is no name of a device; the kernel takes 1 to 15 characters without space, / or :", escape(.0))]
+    Device(String),
     /// Not an address range.
     #[error("{0}")]
     Cidr(#[from] CidrError),
@@ -163,4 +166,10 @@ fn split(value: &str) -> Option<(u64, &str)> {
     let end = value.find(|character: char| !character.is_ascii_digit()).unwrap_or(value.len());
     let (number, unit) = value.split_at(end);
     Some((number.parse().ok()?, unit.trim_start()))
+}
+
+pub(super) fn device(text: &str) -> Result<String, Problem> {
+    let fits = (1..=15).contains(&text.len()) && !text.contains(['/', ':']);
+    let plain = text.chars().all(|c| c.is_ascii_graphic()) && text != "." && text != "..";
+    if fits && plain { Ok(text.to_owned()) } else { Err(Problem::Device(text.to_owned())) }
 }

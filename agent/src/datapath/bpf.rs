@@ -76,6 +76,12 @@ pub(super) fn attach(
     )
 }
 
+/// Attaches a program to a device, behind those that are there already (TCX).
+pub(super) fn attach_device(program: BorrowedFd<'_>, device: u32, attach_type: u32) -> io::Result<OwnedFd> {
+    let program = number(program);
+    call_for_fd(LINK_CREATE, &LinkCreate { program, target: device, attach_type, flags: 0, pad: [0; 4] })
+}
+
 /// Attaches a program to a raw tracepoint.
 pub(super) fn attach_tracepoint(program: BorrowedFd<'_>, name: &str) -> io::Result<OwnedFd> {
     let name = CString::new(name)?;

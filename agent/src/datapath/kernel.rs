@@ -15,8 +15,8 @@ use waxseal_common::state::{
 };
 use waxseal_common::tables::{AddressEntry, IdentityEntry, Mode, PortSet, RowEntry, RowKey};
 
-use super::Error;
 use super::load::{Channels, Loaded, Programs, load, take};
+use super::{Border, Error};
 use crate::config::Config;
 use crate::policy::{Capacity, Change, Compiled, Pinned, Plan, Prefix};
 
@@ -46,6 +46,7 @@ pub struct Kernel {
     pending: Table<Tuple, Pending>,
     udp_flows: Table<Tuple, UdpFlow>,
     counters: PerCpuArray<MapData, u64>,
+    border: Option<Border>,
     /// Whether the maps were there already: an agent has run before, and its verdicts are in force.
     pub resumed: bool,
 }
@@ -110,6 +111,12 @@ impl Kernel {
             udp_flows: table(&mut ebpf, "UDP_FLOWS")?,
             counters: PerCpuArray::try_from(take(&mut ebpf, "COUNTERS")?).map_err(map_error("COUNTERS"))?,
             channels: Some(Channels::take(&mut ebpf)?),
+            border: Some(Border::new(
+                programs.border()?.into_iter(),
+                table(&mut ebpf, "COVERED")?,
+                pins.clone(),
+                config.uplinks.iter().cloned().collect(),
+            )),
             programs,
             pins,
             cgroup: cgroup.to_owned(),
@@ -132,6 +139,7 @@ impl Kernel {
             settings.mode_ceiling = Mode::Enforce as u8;
             settings.grace_until = monotonic() + config.grace.as_nanos() as u64;
         }
+        settings.netns = super::netns::own().unwrap_or_default();
         self.settings.set(0, settings, 0).map_err(map_error("SETTINGS"))
     }
 
@@ -143,6 +151,16 @@ impl Kernel {
     /// How many instructions the verifier walked for each program.
     pub fn verified(&self) -> Vec<(&'static str, u32)> {
         self.programs.verified()
+    }
+
+    /// The border to other nodes, once.
+    pub fn border(&mut self) -> Result<Border, Error> {
+        self.border.take().ok_or(Error::NoMap { name: "COVERED" })
+    }
+
+    /// Says until when somebody answers for what the TC programs hold, in monotonic nanoseconds; 0 turns the mesh off.
+    pub fn set_mesh_until(&mut self, until: u64) -> Result<(), Error> {
+        self.set(|settings| settings.mesh_until = until)
     }
 
     /// What the programs tell through, once.

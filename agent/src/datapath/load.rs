@@ -45,6 +45,10 @@ pub struct Channels {
     pub denials: RingBuf<MapData>,
     /// Changes of the cgroup tree.
     pub cgroups: RingBuf<MapData>,
+    /// What the TC programs ask for, SYNs that wait among it.
+    pub notices: RingBuf<MapData>,
+    /// First datagrams that wait.
+    pub datagrams: RingBuf<MapData>,
     /// Whether the flow ring wakes the agent.
     pub polling: Polling,
     /// What the programs log, at the level that was chosen when they were loaded.
@@ -63,6 +67,8 @@ impl Channels {
             flows: RingBuf::try_from(take(ebpf, "FLOWS")?).map_err(map_error("FLOWS"))?,
             denials: RingBuf::try_from(take(ebpf, "DENIALS")?).map_err(map_error("DENIALS"))?,
             cgroups: RingBuf::try_from(take(ebpf, "CGROUPS")?).map_err(map_error("CGROUPS"))?,
+            notices: RingBuf::try_from(take(ebpf, "NOTICES")?).map_err(map_error("NOTICES"))?,
+            datagrams: RingBuf::try_from(take(ebpf, "DATAGRAMS")?).map_err(map_error("DATAGRAMS"))?,
             polling: Array::try_from(take(ebpf, "POLLING")?).map(Polling).map_err(map_error("POLLING"))?,
             log: EbpfLogger::init(ebpf).map_err(|_missing| Error::NoMap { name: "AYA_LOGS" })?,
         })
@@ -114,6 +120,18 @@ impl Programs {
         Ok(())
     }
 
+    /// The TC programs, to be attached to devices.
+    pub(super) fn border(&self) -> Result<Vec<(&'static str, OwnedFd)>, Error> {
+        let border = self.0.iter().filter(|program| matches!(program.hook.place, Place::Border { .. }));
+        border
+            .map(|program| {
+                let failed =
+                    |source| Error::File { call: "dup", path: PathBuf::from(program.hook.name), source };
+                Ok((program.hook.name, program.fd.try_clone().map_err(failed)?))
+            })
+            .collect()
+    }
+
     pub(super) fn verified(&self) -> Vec<(&'static str, u32)> {
         self.0.iter().filter_map(|program| Some((program.hook.name, program.verified?))).collect()
     }
@@ -133,7 +151,8 @@ impl Programs {
 fn attach(hook: Hook, program: &OwnedFd, pins: &Path, cgroup: &File) -> io::Result<()> {
     let pin = pins.join(format!("link_{}", hook.name));
     match hook.place {
-        Place::Nowhere => Ok(()),
+        // Which devices those are is found out later, and changes.
+        Place::Border { .. } | Place::Nowhere => Ok(()),
         Place::Tracepoint(name) => {
             // Such a link cannot be given another program. The new one attaches before the old one goes.
             let link = bpf::attach_tracepoint(program.as_fd(), name)?;
@@ -179,6 +198,7 @@ fn load_object(config: &Config, pins: &Path) -> Result<Ebpf, Error> {
         .map_max_entries("PORT_SETS", CAPACITY.sets)
         .map_max_entries("CONNECTIONS", config.connections)
         .map_max_entries("UDP_FLOWS", config.connections)
+        .map_max_entries("ANNOUNCED", config.connections)
         .map_max_entries("FLOWS", config.flow_ring)
         .map_max_entries("DENIALS", config.denial_ring);
     for name in MAPS {

@@ -1,11 +1,15 @@
 //! The kernel side, seen from user space: loads and pins programs and maps, writes the tables, reads the rings, refuses
 //! and ends connections. The only room that knows aya.
 
+mod border;
 #[expect(unsafe_code, reason = "bpf(2) takes a pointer; each call is one block with its reason")]
 mod bpf;
 pub mod btf;
 pub mod diag;
+pub mod hold;
 mod kernel;
+#[expect(unsafe_code, reason = "an address made from raw parts; one block with its reason")]
+mod link;
 mod load;
 pub mod netns;
 pub mod object;
@@ -18,6 +22,7 @@ use std::{fs, io};
 
 use thiserror::Error;
 
+pub use border::{Border, Covered, Reach};
 pub use kernel::{CAPACITY, Fill, Kernel, NamePattern, monotonic};
 pub use load::{Channels, Polling};
 pub use refuse::Refuser;
@@ -109,6 +114,7 @@ pub fn uninstall(config: &Config) -> Result<usize, Error> {
     let root = config.instance_pins();
     let failed =
         |path: &std::path::Path, source| Error::File { call: "remove", path: path.to_owned(), source };
+    border::uninstall(&root);
     let mut removed = 0;
     let layouts = match fs::read_dir(&root) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),

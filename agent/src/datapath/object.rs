@@ -10,6 +10,13 @@ pub enum Place {
     Cgroup(u32),
     /// A raw tracepoint.
     Tracepoint(&'static str),
+    /// Devices that lead to other nodes: which way, and whether their frames begin with an Ethernet header.
+    Border {
+        /// Packets that come in; else those that leave.
+        ingress: bool,
+        /// Else the frame begins with the IP header.
+        ethernet: bool,
+    },
     /// Nowhere: it is run by hand.
     Nowhere,
 }
@@ -33,7 +40,7 @@ const UDP4_SENDMSG: u32 = 14;
 const UDP6_SENDMSG: u32 = 15;
 
 /// Every program, in the order in which they attach: who keeps records comes before who asks for them.
-pub const HOOKS: [Hook; 11] = [
+pub const HOOKS: [Hook; 15] = [
     Hook { name: "cgroup_mkdir", place: Place::Tracepoint("cgroup_mkdir") },
     Hook { name: "cgroup_rmdir", place: Place::Tracepoint("cgroup_rmdir") },
     Hook { name: "cgroup_attach", place: Place::Tracepoint("cgroup_attach_task") },
@@ -44,6 +51,10 @@ pub const HOOKS: [Hook; 11] = [
     Hook { name: "connect6", place: Place::Cgroup(INET6_CONNECT) },
     Hook { name: "sendmsg4", place: Place::Cgroup(UDP4_SENDMSG) },
     Hook { name: "sendmsg6", place: Place::Cgroup(UDP6_SENDMSG) },
+    Hook { name: "tc_ingress", place: Place::Border { ingress: true, ethernet: true } },
+    Hook { name: "tc_ingress_bare", place: Place::Border { ingress: true, ethernet: false } },
+    Hook { name: "tc_egress", place: Place::Border { ingress: false, ethernet: true } },
+    Hook { name: "tc_egress_bare", place: Place::Border { ingress: false, ethernet: false } },
     Hook { name: "judge", place: Place::Nowhere },
 ];
 

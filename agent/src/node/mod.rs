@@ -123,7 +123,7 @@ async fn serve(config: Config) -> Result<(), Error> {
     let hub = Arc::new(Hub::default());
     let (refuse, refusals) = refusals::channel();
     let mut kernel = Kernel::open(&config, tree.root())?;
-    let Channels { flows, denials, cgroups, polling, log } = kernel.channels()?;
+    let Channels { flows, denials, cgroups, notices: _, datagrams: _, polling, log } = kernel.channels()?;
     let look = Arc::new(Notify::new());
     let shared = control::Shared {
         look: Arc::clone(&look),

@@ -96,7 +96,8 @@ impl Control {
                 let target = match hook.place {
                     Place::Cgroup(_) => shown(self.tree.root()),
                     Place::Tracepoint(name) => format!("tracepoint {name}"),
-                    Place::Nowhere => return None,
+                    // Which devices have them is a report of its own.
+                    Place::Border { .. } | Place::Nowhere => return None,
                 };
                 Some(ProgramReport { name: hook.name.to_owned(), attached: attached(hook.name), target })
             })

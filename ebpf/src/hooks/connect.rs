@@ -6,13 +6,15 @@ use waxseal_common::flow::{Hook, SealState};
 use waxseal_common::ids::{CgroupId, IdentityId, NetnsId, protocol};
 use waxseal_common::state::Opener;
 use waxseal_common::verdict::{Direction, Judgement, Peer, Question, Reason};
+use waxseal_common::wire::Asks;
 
 use super::skb_ingress::stricter;
 use crate::case::Case;
 use crate::ctx::{self, Call};
 use crate::emit;
-use crate::judge::Bench;
+use crate::judge::{Bench, route_key};
 use crate::maps;
+use crate::notice;
 
 /// The system call goes on.
 const PASS: i32 = 1;
@@ -78,6 +80,21 @@ fn leave(bench: &Bench, case: &Case, judged: Judgement) {
     }
 }
 
+/// Who is at the other end on another node. Without a session the SYN decides at the border: the destination may be
+/// translated on the way there. The agent hears of it now, so that the handshake is under way when the SYN comes.
+#[inline(always)]
+fn abroad(bench: &Bench, case: &Case) -> Peer {
+    let known = bench.remote(case);
+    let identity = IdentityId(known as u32);
+    if identity.is_workload() {
+        return Peer::Known(identity);
+    }
+    if known == 0 && case.protocol == protocol::TCP && bench.mesh_until > case.at {
+        notice::tell(case, &route_key(case), Asks::Intent as u8);
+    }
+    Peer::Unresolved
+}
+
 /// Both ends, as far as they can be known before the first packet.
 #[inline(always)]
 fn judge(bench: &Bench, call: &Call<'_>, case: &mut Case) -> (Direction, Judgement) {
@@ -89,7 +106,7 @@ fn judge(bench: &Bench, call: &Call<'_>, case: &mut Case) -> (Direction, Judgeme
     let row = bench.address(&case.tuple.destination);
     let peer = match call.listener(&case.tuple.destination, case.tuple.destination_port) {
         Some(listener) if !listener.shared => Peer::Known(listener.owner.identity()),
-        // Only on this node can somebody turn out to be a workload.
+        None if bench.is_remote(&row) => abroad(bench, case),
         None if !row.is_local() && !loopback => Peer::Known(bench.stranger(&case.tuple.destination)),
         _ => Peer::Unresolved,
     };
@@ -105,7 +122,8 @@ fn judge(bench: &Bench, call: &Call<'_>, case: &mut Case) -> (Direction, Judgeme
     let egress = bench.ask(&question);
     let Peer::Known(other) = peer else { return (Direction::Egress, egress) };
     case.destination = other;
-    if !egress.verdict.passes() || !other.is_workload() {
+    // What the other node's rules say is the other node's business.
+    if !egress.verdict.passes() || !other.is_workload() || bench.is_remote(&row) {
         return (Direction::Egress, egress);
     }
     // The source address is not chosen yet; towards an address of this namespace the kernel takes the same one.

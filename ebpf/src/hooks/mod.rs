@@ -8,4 +8,8 @@ mod skb_egress;
 mod skb_ingress;
 mod sock_ops;
 mod stateless;
+mod tc_egress;
+mod tc_ingress;
 mod udp;
+
+pub(crate) use tc_egress::DROP;

@@ -17,7 +17,7 @@ use crate::case::{self, Case};
 use crate::ctx;
 use crate::emit::{self, Chapter, Telling};
 use crate::judge::{AsOf, Bench};
-use crate::maps;
+use crate::maps::{self, Room};
 use crate::owner::Owner;
 use crate::packet::Packet;
 
@@ -169,8 +169,9 @@ fn bound(bench: &Bench, owner: Owner) -> bool {
 #[inline(never)]
 fn listener(packet: &Packet<'_>, bench: &Bench, cookie: u64, owner: Owner) -> i32 {
     let managed = owner.managed();
-    let mut case = Case::new(Hook::SkbIngress, cookie, packet.cgroup(), owner);
-    if !case::read(packet, &mut case) || case.protocol != protocol::TCP {
+    let Some(room) = maps::room(Room::Listener) else { return DROP };
+    let case = room.write(Case::new(Hook::SkbIngress, cookie, packet.cgroup(), owner));
+    if !case::read(packet, case) || case.protocol != protocol::TCP {
         if !managed {
             return PASS;
         }
@@ -181,11 +182,11 @@ fn listener(packet: &Packet<'_>, bench: &Bench, cookie: u64, owner: Owner) -> i3
     case.netns = packet.netns();
     case.tuple.netns = case.netns;
     if !case.tcp().opens() {
-        return if managed { later(bench, &mut case) } else { PASS };
+        return if managed { later(bench, case) } else { PASS };
     }
-    let mac = case::read_seal(packet, &mut case);
-    let opener = opener(&case, mac);
-    if case.source.is_workload() && opener.is_none() {
+    let mac = case::read_seal(packet, case);
+    let opener = opener(case, mac);
+    if case.source.is_workload() && opener.is_none() && !arrives(case, mac) {
         // A true seal that no connection of ours is opening with: a copy.
         maps::count(Counter::SealForged);
         case.seal = SealState::None;
@@ -196,7 +197,7 @@ fn listener(packet: &Packet<'_>, bench: &Bench, cookie: u64, owner: Owner) -> i3
     if !case.sealed() {
         case.source = bench.stranger(&case.tuple.source);
     }
-    syn(bench, &mut case, opener)
+    syn(bench, case, opener, mac)
 }
 
 /// The record of the socket that opens with this seal, while it waits for its answer, and from this listener if any has
@@ -211,9 +212,24 @@ fn opener(case: &Case, mac: u64) -> Option<&'static mut Connection> {
     if record.stage == Connection::OPENING && record.seal == mac && first { Some(record) } else { None }
 }
 
+/// Whether the border has found this opening to be another node's, and no other listener has answered it. Leaves the
+/// session in the case, and the workload that the opener believes to talk to as the destination, if it is another one.
+#[inline(never)]
+fn arrives(case: &mut Case, mac: u64) -> bool {
+    let Some(arrival) = maps::arrival(mac) else { return false };
+    if arrival.source != case.source || (arrival.listener != 0 && arrival.listener != case.cookie) {
+        return false;
+    }
+    arrival.listener = case.cookie;
+    case.seal = SealState::Wire;
+    case.session = arrival.spi.0;
+    case.mistaken = arrival.destination.is_workload() && arrival.destination != case.destination;
+    true
+}
+
 /// A SYN at its listener: the one place where both ends are known, so both are judged here.
 #[inline(always)]
-fn syn(bench: &Bench, case: &mut Case, opener: Option<&'static mut Connection>) -> i32 {
+fn syn(bench: &Bench, case: &mut Case, opener: Option<&'static mut Connection>, mac: u64) -> i32 {
     let known = opener.as_ref().and_then(|opener| judged_by_connect(bench, case, opener));
     let (direction, mut judged) = match known {
         Some(judged) => (Direction::Egress, judged),
@@ -223,7 +239,7 @@ fn syn(bench: &Bench, case: &mut Case, opener: Option<&'static mut Connection>) 
         let pending = Pending {
             at: case.at,
             revision: bench.revision,
-            opener: opener.as_ref().map_or(0, |opener| opener.seal),
+            opener: if opener.is_some() || case.session != 0 { mac } else { 0 },
             source: case.source,
             destination: case.destination,
             rule: judged.rule,
@@ -278,7 +294,11 @@ fn judged_by_connect(bench: &Bench, case: &Case, opener: &Connection) -> Option<
 
 #[inline(always)]
 fn judge_syn(bench: &Bench, case: &Case, opener: Option<&Connection>) -> (Direction, Judgement) {
-    let egress = if case.source.is_workload() {
+    if case.mistaken {
+        return (Direction::Ingress, bench.refuse(case.destination, Reason::WrongDestination));
+    }
+    // What a workload of another node may open is that node's business.
+    let egress = if case.source.is_workload() && case.session == 0 {
         let dialled = opener.map_or(&case.tuple.destination, |opener| &opener.tuple.destination);
         bench.egress(case, dialled)
     } else {

@@ -7,6 +7,7 @@ use waxseal_common::flow::{Hook, Kind};
 use waxseal_common::ids::{CgroupId, IdentityId, NetnsId, Revision};
 use waxseal_common::seal::{OPTION_LENGTH, seal};
 use waxseal_common::state::{Connection, Counter};
+use waxseal_common::wire::Spi;
 
 use crate::callback::Callback;
 use crate::ctx;
@@ -58,11 +59,14 @@ fn connect(callback: &Callback<'_>) -> u32 {
     let mut record =
         Connection { revision: bench.revision, stage: Connection::OPENING, opener: 1, ..empty() };
     callback.read_opened(&mut record.tuple);
-    // A seal stays on this node: whoever saw one elsewhere could show it to a third.
-    let seals = bench.is_local(&record.tuple.destination);
-    let mut flags = if seals { CALL_ON_WRITE } else { 0 };
+    // A seal that leaves this node becomes another one at the border, and only a workload has a session to make it with.
+    let row = bench.address(&record.tuple.destination);
+    let local = record.tuple.destination.is_loopback() || row.is_local();
+    let remote = bench.is_remote(&row) && owner.identity().is_workload();
+    let mut flags = if local || remote { CALL_ON_WRITE } else { 0 };
     if owner.identity().is_workload() {
-        record.flags = if seals { Connection::SEALS } else { 0 };
+        record.flags = if local { Connection::SEALS } else { 0 };
+        record.flags |= if remote { Connection::REMOTE } else { 0 };
         let cookie = callback.cookie();
         own(&mut record, sock, directory, owner);
         if let Some(opener) = maps::opener(cookie) {
@@ -122,6 +126,9 @@ fn reserve(callback: &Callback<'_>) -> u32 {
     if opens(callback) && !callback.reserve(u32::from(OPTION_LENGTH)) {
         maps::count(Counter::SealNoRoom);
         debug!(callback.0, "a SYN has no room for its seal");
+        if let Some(record) = maps::connection(callback.cookie()) {
+            record.flags |= Connection::NO_ROOM;
+        }
     }
     DONE
 }
@@ -150,6 +157,7 @@ fn write(callback: &Callback<'_>) -> u32 {
         && record.seal != mac
     {
         forget_opening(record);
+        record.flags &= !Connection::NO_ROOM;
         record.seal = mac;
         // Should this fail, the listener's hook takes the seal for a copy.
         if maps::OPENINGS.insert(mac, cookie, maps::REPLACE).is_err() {
@@ -235,10 +243,24 @@ fn prove(record: &mut Connection) -> bool {
     record.reason = pending.reason;
     record.rule = pending.rule;
     record.session = pending.session.0;
-    let local = pending.opener != 0;
+    let local = pending.opener != 0 && pending.session.0 == 0;
     record.flags = if local { Connection::ANSWERED } else { 0 };
     let _ = maps::PENDING.remove(record.tuple);
+    if pending.session.0 != 0 {
+        arrived(pending.opener, pending.session);
+    }
     local
+}
+
+/// An opening from another node has found its listener.
+#[inline(never)]
+fn arrived(mac: u64, spi: Spi) -> u32 {
+    if maps::ARRIVALS.remove(mac).is_ok()
+        && let Some(session) = maps::session(spi)
+    {
+        session.half_open = session.half_open.saturating_sub(1);
+    }
+    0
 }
 
 /// Writes a judgement into a record.

@@ -14,6 +14,8 @@ use crate::maps;
 use crate::owner::Owner;
 use crate::packet::Packet;
 
+/// In the place of a session: the datagram goes to another node, and the border finds its session.
+const REMOTE: u32 = u32::MAX;
 /// How long after the last datagram a reply still belongs to its flow. The agent removes older flows.
 const REPLY_NANOSECONDS: u64 = 120_000_000_000;
 
@@ -65,12 +67,19 @@ fn conclude(packet: &Packet<'_>, bench: &Bench, case: &mut Case, packed: i64) ->
         judged = bench.refuse(case.source, Reason::TableFull);
     }
     let passes = judged.verdict.passes();
+    // Towards another node the border tells, for it knows both ends.
+    if passes && case.session == REMOTE {
+        return PASS;
+    }
     if !passes
         && let Some(flow) = maps::udp_flow(&case.tuple)
         && flow.cgroup == case.cgroup
     {
         // Its replies end with it.
         flow.egress_verdict = Verdict::Deny as u8;
+    }
+    if case.session == REMOTE {
+        case.session = 0;
     }
     // Towards this node the receiver's hook tells, for it knows both ends.
     if passes && case.destination != IdentityId::WORLD && bench.is_local(&case.tuple.destination) {
@@ -98,6 +107,13 @@ fn judge_ends(packet: &Packet<'_>, bench: &Bench, case: &mut Case) -> (Direction
     let row = bench.address(&case.tuple.destination);
     let peer = match packet.receiver(&case.tuple.destination, case.tuple.destination_port) {
         Some(receiver) if !receiver.shared => Peer::Known(receiver.owner.identity()),
+        None if bench.is_remote(&row) => {
+            case.session = REMOTE;
+            match IdentityId(bench.remote(case) as u32) {
+                identity if identity.is_workload() => Peer::Known(identity),
+                _ => Peer::Unresolved,
+            }
+        }
         // Nothing that a datagram brings back could tell later who has answered: elsewhere is a stranger.
         None if !row.is_local() && !loopback => Peer::Known(bench.stranger(&case.tuple.destination)),
         _ => Peer::Unresolved,
@@ -113,7 +129,7 @@ fn judge_ends(packet: &Packet<'_>, bench: &Bench, case: &mut Case) -> (Direction
     });
     let Peer::Known(other) = peer else { return (Direction::Egress, egress) };
     case.destination = other;
-    if !egress.verdict.passes() || !other.is_workload() {
+    if !egress.verdict.passes() || !other.is_workload() || case.session == REMOTE {
         return (Direction::Egress, egress);
     }
     let ingress = bench.ingress(case);
@@ -157,13 +173,18 @@ pub(super) fn ingress(packet: &Packet<'_>, bench: &Bench, cookie: u64, owner: Ow
         Some(flow) if case.sealed() => {
             case.source = flow.source;
             case.process = flow.process;
+            if flow.flags & UdpFlow::ANNOUNCED != 0 {
+                case.seal = SealState::Wire;
+                case.session = flow.session.0;
+            }
         }
         _ => case.source = bench.stranger(&case.tuple.source),
     }
     if !managed && !case.source.is_workload() {
         return PASS;
     }
-    let outward = if case.source.is_workload() {
+    // What a workload of another node may send is that node's business.
+    let outward = if case.source.is_workload() && case.session == 0 {
         bench.egress(&case, &case.tuple.destination)
     } else {
         Judgement::without_rule(Verdict::Allow, Reason::NotAWorkload)
@@ -238,7 +259,9 @@ fn judge_flow(bench: &Bench, case: &mut Case, flow: &mut UdpFlow) {
     case.source = flow.source;
     case.destination = flow.destination;
     flow.ingress_verdict = bench.ingress(case).verdict as u8;
-    flow.egress_verdict = bench.egress(case, &case.tuple.destination).verdict as u8;
+    if flow.flags & UdpFlow::ANNOUNCED == 0 {
+        flow.egress_verdict = bench.egress(case, &case.tuple.destination).verdict as u8;
+    }
     flow.ingress_revision = bench.revision;
     case.source = source;
     case.destination = destination;
@@ -257,6 +280,7 @@ pub(super) fn note(case: &Case, revision: Revision, judged: Judgement) -> bool {
         reason: judged.reason as u8,
         process: case.process,
         netns: case.netns,
+        flags: if case.session == REMOTE { UdpFlow::REMOTE } else { 0 },
         ..UdpFlow::default()
     };
     maps::UDP_FLOWS.insert(case.tuple, &flow, maps::REPLACE).is_ok()
