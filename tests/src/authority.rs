@@ -75,7 +75,15 @@ impl Authority {
             if let Some(status) = self.child.as_mut().and_then(|child| child.try_wait().ok().flatten()) {
                 panic!("the authority ended at once: {status}\n{}", self.log());
             }
-            let table = root::run("nsenter", &[&format!("--net={}", self.netns.display()), "cat", "/proc/self/net/tcp", "/proc/self/net/tcp6"]);
+            let table = root::run(
+                "nsenter",
+                &[
+                    &format!("--net={}", self.netns.display()),
+                    "cat",
+                    "/proc/self/net/tcp",
+                    "/proc/self/net/tcp6",
+                ],
+            );
             table.contains(&format!(":{PORT:04X} ")).then_some(())
         });
     }
@@ -118,7 +126,12 @@ impl Authority {
 
     fn command(&self, arguments: &[&str]) -> std::process::Command {
         let mut command = root::enter(Some(&self.netns), &root::program("waxseal"));
-        command.arg("ca").args(arguments).arg("--dir").arg(self.directory.path().join("ca")).stdin(Stdio::null());
+        command
+            .arg("ca")
+            .args(arguments)
+            .arg("--dir")
+            .arg(self.directory.path().join("ca"))
+            .stdin(Stdio::null());
         command
     }
 }

@@ -233,7 +233,11 @@ impl Frame {
 /// Length of the IP packet, as it says itself.
 fn ip_length(bytes: &[u8]) -> Option<usize> {
     let at = |offset: usize| Some(u16::from_be_bytes([*bytes.get(offset)?, *bytes.get(offset + 1)?]));
-    if bytes[12] == 8 { at(LINK + 2).map(usize::from) } else { at(LINK + 4).map(|length| usize::from(length) + 40) }
+    if bytes[12] == 8 {
+        at(LINK + 2).map(usize::from)
+    } else {
+        at(LINK + 4).map(|length| usize::from(length) + 40)
+    }
 }
 
 fn ipv4(bytes: &[u8]) -> Option<(usize, u8)> {
@@ -290,10 +294,8 @@ mod tests {
         assert_eq!(flips.len(), 128);
         for flipped in &flips {
             assert!(flipped.is_whole());
-            let different: u32 = seal
-                .clone()
-                .map(|at| (flipped.bytes()[at] ^ frame.bytes()[at]).count_ones())
-                .sum();
+            let different: u32 =
+                seal.clone().map(|at| (flipped.bytes()[at] ^ frame.bytes()[at]).count_ones()).sum();
             assert_eq!(different, 1);
         }
         assert_eq!(frame.stripped().seal(), None);

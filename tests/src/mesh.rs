@@ -67,12 +67,12 @@ impl Mesh {
     pub fn idle(label: &str, plan: Plan<'_>) -> Self {
         root::require();
         let network = Network::new(plan.nodes, plan.mtu);
-        let mut authority =
-            Authority::new(&network.router, network.sites[0].gate.v4.into(), plan.terms);
+        let mut authority = Authority::new(&network.router, network.sites[0].gate.v4.into(), plan.terms);
         authority.serve();
         let nodes = (0..usize::from(plan.nodes)).map(|number| {
             let name = node_name(number);
-            let stage = Stage::idle_in(&format!("{label}-{name}"), plan.settings, &network.sites[number].netns);
+            let stage =
+                Stage::idle_in(&format!("{label}-{name}"), plan.settings, &network.sites[number].netns);
             join(&stage, &authority, &name);
             stage
         });

@@ -59,7 +59,9 @@ impl Port {
 
     /// The next frame, its own included.
     pub fn receive(&self, patience: Duration) -> Option<Vec<u8>> {
-        self.socket.set_read_timeout(Some(patience.max(Duration::from_millis(1)))).expect("a socket has times");
+        self.socket
+            .set_read_timeout(Some(patience.max(Duration::from_millis(1))))
+            .expect("a socket has times");
         let mut buffer = [0u8; 65_600];
         let length = (&self.socket).read(&mut buffer).ok()?;
         Some(buffer[..length].to_vec())
@@ -70,7 +72,9 @@ impl Port {
         let deadline = Instant::now() + time;
         let mut heard = Vec::new();
         while let Some(left) = deadline.checked_duration_since(Instant::now()) {
-            heard.extend(self.receive(left).and_then(|frame| Frame::read(&frame)).filter(|frame| wanted(frame)));
+            heard.extend(
+                self.receive(left).and_then(|frame| Frame::read(&frame)).filter(|frame| wanted(frame)),
+            );
         }
         heard
     }
@@ -115,7 +119,8 @@ impl Middle {
         let ports = sites.map(|site| Arc::new(Port::open(&network.router, &site.wire)));
         let macs = sites.map(|site| (site.end.mac, site.gate.mac));
         let own: Vec<IpAddr> = network.sites.iter().flat_map(|site| site.gate.both()).collect();
-        let mut middle = Self { stop: Arc::default(), seen: Arc::default(), threads: Vec::new(), ports, macs };
+        let mut middle =
+            Self { stop: Arc::default(), seen: Arc::default(), threads: Vec::new(), ports, macs };
         let tamper: Arc<Tamper> = Arc::new(tamper);
         for way in [Way::Forth, Way::Back] {
             middle.carry(way, own.clone(), Arc::clone(&tamper));
@@ -141,7 +146,8 @@ impl Middle {
                 if bytes.get(..6) != Some(&near[..]) {
                     continue;
                 }
-                let Some(frame) = Frame::read(&bytes).filter(|frame| !own.contains(&frame.destination().ip()))
+                let Some(frame) =
+                    Frame::read(&bytes).filter(|frame| !own.contains(&frame.destination().ip()))
                 else {
                     continue;
                 };

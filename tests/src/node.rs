@@ -82,7 +82,8 @@ impl Node {
         let path = self.path("agent.yaml");
         let text = fs::read_to_string(&path).expect("our own file");
         let head = format!("{key}:");
-        let others: String = text.lines().filter(|line| !line.starts_with(&head)).flat_map(|line| [line, "\n"]).collect();
+        let others: String =
+            text.lines().filter(|line| !line.starts_with(&head)).flat_map(|line| [line, "\n"]).collect();
         write_private(&path, &format!("{others}{key}: {value}\n"));
     }
 

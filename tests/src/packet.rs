@@ -167,7 +167,10 @@ fn pseudo_header(source: Ipv4Addr, destination: Ipv4Addr, length: usize) -> u32 
 
 /// The sum of all 16-bit words; an odd last byte counts as the high one.
 pub(crate) fn sum_of(bytes: &[u8]) -> u32 {
-    bytes.chunks(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], pair.get(1).copied().unwrap_or(0)]))).sum()
+    bytes
+        .chunks(2)
+        .map(|pair| u32::from(u16::from_be_bytes([pair[0], pair.get(1).copied().unwrap_or(0)])))
+        .sum()
 }
 
 /// The Internet checksum (RFC 1071).

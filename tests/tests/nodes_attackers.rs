@@ -156,7 +156,8 @@ fn an_unprivileged_workload_neither_chooses_nor_sees_a_seal() {
     let packets = vec![scene.forged(44_000, 1)[0].packet()];
     let request = Request::RawPackets { packets: packets.clone(), listen_port: 0, milliseconds: 10 };
     assert_eq!(nobody.ask(&request).errno.as_deref(), Some("EPERM"));
-    let frames = Request::Frames { interface: "wire1".into(), frames: packets, listen_port: 0, milliseconds: 10 };
+    let frames =
+        Request::Frames { interface: "wire1".into(), frames: packets, listen_port: 0, milliseconds: 10 };
     assert_eq!(nobody.ask(&frames).errno.as_deref(), Some("EPERM"));
     nobody.connect(Protocol::Tcp, to).assert_refused(&["ECONNREFUSED"], "as itself");
     // Nothing that it may set on a socket of its own changes who it is.
@@ -173,15 +174,17 @@ fn an_unprivileged_workload_neither_chooses_nor_sees_a_seal() {
         assert_eq!(reply.errno.as_deref(), Some("ECONNREFUSED"), "option {level}/{name}");
     }
     // The server may look at the SYN that opened a connection, and finds nothing that it could use elsewhere.
-    let (listener, _) = scene
-        .server
-        .probe
-        .listen(Listen { peek: true, echo: false, ..Listen::echo(Protocol::Tcp, parse("[::]:8090")) });
+    let (listener, _) = scene.server.probe.listen(Listen {
+        peek: true,
+        echo: false,
+        ..Listen::echo(Protocol::Tcp, parse("[::]:8090"))
+    });
     let rules = allow_ingress("caller", "shop/server", &scene.caller, "[ 8080/tcp, 8090/tcp ]");
     scene.mesh.nodes[1].apply(&rules);
     for to in scene.mesh.both(1, 8090) {
         assert_eq!(scene.caller.probe.connect(Protocol::Tcp, to).errno, None);
-        let accepted = handle(&scene.server.probe.must(&Request::Accept { handle: listener, milliseconds: 1000 }));
+        let accepted =
+            handle(&scene.server.probe.must(&Request::Accept { handle: listener, milliseconds: 1000 }));
         let syn = scene.server.probe.must(&Request::SavedSyn { handle: accepted }).data;
         let shapes = [[253, 16, 0x57, 0x59], [253, 16, 0x57, 0x58]];
         let wire = syn.windows(4).any(|bytes| bytes == shapes[0]);
@@ -194,7 +197,8 @@ fn the_local_form_never_leaves_a_node_whatever_its_agent_does() {
     let mut scene = scene("never-leaves", 2);
     let mut stranger = scene.mesh.stranger(0);
     let middle = Middle::honest(&scene.mesh.network);
-    let targets: Vec<SocketAddr> = scene.mesh.both(1, OPEN).into_iter().chain(scene.mesh.both(1, 9)).collect();
+    let targets: Vec<SocketAddr> =
+        scene.mesh.both(1, OPEN).into_iter().chain(scene.mesh.both(1, 9)).collect();
     let mut everybody = |scene: &mut Scene| {
         for to in &targets {
             for probe in [&mut scene.caller.probe, &mut scene.attacker.probe, &mut stranger.probe] {

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use waxseal_tests::mesh::{Mesh, Plan};
-use waxseal_tests::probe::{Probe, Protocol, Target, handle, Request};
+use waxseal_tests::probe::{Probe, Protocol, Request, Target, handle};
 use waxseal_tests::root;
 use waxseal_tests::stage::{Workload, allow_egress, allow_ingress};
 
@@ -37,7 +37,9 @@ impl Scene {
         assert!(reply.errno.as_deref().is_some_and(|errno| errno != "TIMEOUT"), "{reason}: {reply:?}");
         assert!(took < most, "{reason}: {took:?}");
         let flow = tap.expect(&format!("a denial because of {reason}"), SOON, |flow| {
-            flow.is("deny") && flow.text("source.name") == "shop/caller" && flow.text("seal.failure") == reason
+            flow.is("deny")
+                && flow.text("source.name") == "shop/caller"
+                && flow.text("seal.failure") == reason
         });
         assert_eq!(flow.text("direction"), "egress", "{flow:?}");
     }
@@ -137,8 +139,10 @@ fn two_thousand_stalled_handshakes_hold_nobody_up() {
     assert!(Duration::from_micros(reply.micros) < Duration::from_millis(500), "{} us", reply.micros);
     // And the agent lets go of them.
     let target = Target { protocol: Protocol::Tcp, address: to, connected: false };
-    let hold = handle(&scene.caller.probe.must(&Request::Hold { targets: vec![target], every_milliseconds: 20 }));
-    let descriptors = || std::fs::read_dir(format!("/proc/{}/fd", scene.mesh.nodes[1].node.pid())).unwrap().count();
+    let hold =
+        handle(&scene.caller.probe.must(&Request::Hold { targets: vec![target], every_milliseconds: 20 }));
+    let descriptors =
+        || std::fs::read_dir(format!("/proc/{}/fd", scene.mesh.nodes[1].node.pid())).unwrap().count();
     root::wait("the stalled ones are cut", Duration::from_secs(10), || (descriptors() < 200).then_some(()));
     let held = scene.caller.probe.must(&Request::Stop { handle: hold });
     assert_eq!(held.bad, 0, "{held:?}");

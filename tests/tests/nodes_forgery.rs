@@ -25,10 +25,8 @@ struct Scene {
 
 fn scene(label: &str, nodes: u8) -> Scene {
     let plan = Plan { nodes, ..Plan::default() };
-    let (mesh, [caller, mut server]) =
-        Mesh::with(label, plan, [("shop/caller", 0), ("shop/server", 1)]);
-    let services =
-        PORTS.map(|port| server.probe.serve(Protocol::Tcp, &format!("[::]:{port}")).0).to_vec();
+    let (mesh, [caller, mut server]) = Mesh::with(label, plan, [("shop/caller", 0), ("shop/server", 1)]);
+    let services = PORTS.map(|port| server.probe.serve(Protocol::Tcp, &format!("[::]:{port}")).0).to_vec();
     mesh.nodes[1].apply(&allow_ingress("caller", "shop/server", &caller, "[ 8080-8081/tcp ]"));
     // An address that differs in one bit, so that a SYN with that bit changed still finds the server.
     let site = &mesh.network.sites[1];
@@ -66,9 +64,8 @@ impl Scene {
             v6_socket: false,
             milliseconds: 500,
         });
-        let syn = middle.expect("the caller's SYN", Way::Forth, |frame| {
-            frame.opens() && frame.destination() == to
-        });
+        let syn =
+            middle.expect("the caller's SYN", Way::Forth, |frame| frame.opens() && frame.destination() == to);
         assert_eq!(self.caller.probe.answer().errno.as_deref(), Some("TIMEOUT"));
         assert_eq!(syn.experiment(), Some(WIRE), "it is sealed for the wire");
         syn
@@ -85,7 +82,13 @@ impl Scene {
         }
         std::thread::sleep(Duration::from_millis(150));
         let accepted = accepted(middle);
-        assert!(accepted.is_empty(), "{what}: {} of {} accepted: {:?}", accepted.len(), forged.len(), accepted.first());
+        assert!(
+            accepted.is_empty(),
+            "{what}: {} of {} accepted: {:?}",
+            accepted.len(),
+            forged.len(),
+            accepted.first()
+        );
         self.assert_control(middle, what, genuine);
     }
 
@@ -103,7 +106,11 @@ impl Scene {
 
 /// Answers that accept, from the second node.
 fn accepted(middle: &Middle) -> Vec<Frame> {
-    middle.seen(Way::Back).into_iter().filter(|frame| frame.accepts() && frame.source().port() != AGENT).collect()
+    middle
+        .seen(Way::Back)
+        .into_iter()
+        .filter(|frame| frame.accepts() && frame.source().port() != AGENT)
+        .collect()
 }
 
 #[test]
@@ -243,7 +250,8 @@ fn a_sealed_syn_in_pieces_is_never_honoured() {
 #[test]
 fn a_sealed_syn_that_arrives_twice_opens_one_connection() {
     let mut scene = scene("twice", 2);
-    let middle = Middle::start(&scene.mesh.network, |_, frame| vec![frame.clone(); 1 + usize::from(frame.opens())]);
+    let middle =
+        Middle::start(&scene.mesh.network, |_, frame| vec![frame.clone(); 1 + usize::from(frame.opens())]);
     for (done, to) in scene.mesh.both(1, PORTS[0]).into_iter().enumerate() {
         assert_eq!(scene.caller.probe.talk(Protocol::Tcp, to), None, "{to}");
         assert_eq!(scene.server.probe.seen(scene.services[0]), done as u64 + 1, "{to}");
@@ -315,7 +323,8 @@ fn ten_thousand_guesses_from_afar_open_nothing_and_disturb_nobody() {
     }
     assert_eq!(scene.server.probe.seen(scene.services[0]), 11, "the caller's own connections");
     root::wait("the guesses are counted", Duration::from_secs(5), || {
-        (scene.mesh.counter(1, "wire-forged") >= 7000 && scene.mesh.counter(1, "wire-unknown") >= 2000).then_some(())
+        (scene.mesh.counter(1, "wire-forged") >= 7000 && scene.mesh.counter(1, "wire-unknown") >= 2000)
+            .then_some(())
     });
     let grown = scene.mesh.nodes[1].node.resident_kib().saturating_sub(resident);
     assert!(grown < 8192, "the agent has grown by {grown} KiB");

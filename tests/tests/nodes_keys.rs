@@ -84,7 +84,8 @@ fn a_rotated_intermediate_changes_nothing_and_a_revoked_one_ends_what_it_signed(
     let mut scene = scene("intermediate", Terms::default());
     let to = scene.to();
     let target = Target { protocol: Protocol::Tcp, address: to, connected: false };
-    let hold = handle(&scene.caller.probe.must(&Request::Hold { targets: vec![target], every_milliseconds: 10 }));
+    let hold =
+        handle(&scene.caller.probe.must(&Request::Hold { targets: vec![target], every_milliseconds: 10 }));
     let old = scene.mesh.authority.must(&["show", "-o", "json"]);
     scene.mesh.authority.must(&["rotate-intermediate"]);
     for _ in 0..20 {
@@ -136,7 +137,8 @@ const RATE: u32 = 500;
 #[test]
 fn sessions_that_are_renewed_under_load_drop_no_connection() {
     // The whole measure: WAXSEAL_ROTATIONS=1000. Each pair and port has a session of its own.
-    let wanted: u64 = std::env::var("WAXSEAL_ROTATIONS").ok().and_then(|text| text.parse().ok()).unwrap_or(100);
+    let wanted: u64 =
+        std::env::var("WAXSEAL_ROTATIONS").ok().and_then(|text| text.parse().ok()).unwrap_or(100);
     let ports = if wanted > 200 { 8000..8040u16 } else { 8000..8010 };
     let mut scene = scene("rotations", Terms { leaf: "6s" });
     for port in ports.clone().filter(|port| *port != OPEN) {

@@ -68,9 +68,12 @@ fn restarts_of_either_agent_keep_sessions_and_connections_and_let_nothing_pass()
     scene.assert_allowed("at first");
     let hold = scene.hold();
     let hammer = scene.hammer();
-    let before: Vec<u64> = (0..2).map(|node| scene.mesh.counter(node, "wire-sealed") + scene.mesh.counter(node, "wire-true")).collect();
+    let before: Vec<u64> = (0..2)
+        .map(|node| scene.mesh.counter(node, "wire-sealed") + scene.mesh.counter(node, "wire-true"))
+        .collect();
     let spis = |scene: &Scene| {
-        let mut numbers: Vec<u64> = scene.mesh.sessions(1).iter().filter_map(|session| session["spi"].as_u64()).collect();
+        let mut numbers: Vec<u64> =
+            scene.mesh.sessions(1).iter().filter_map(|session| session["spi"].as_u64()).collect();
         numbers.sort_unstable();
         numbers
     };
@@ -151,7 +154,11 @@ fn a_node_whose_agent_never_ran_is_a_stranger_and_is_told_apart_at_once() {
         let to = SocketAddr::new(ip, 8080);
         let reply = scene.caller.probe.connect(Protocol::Tcp, to);
         assert_eq!(reply.errno, None, "{to}: whom nothing forbids, nobody hinders");
-        assert!(Duration::from_micros(reply.micros) < Duration::from_millis(500), "{to}: {} us", reply.micros);
+        assert!(
+            Duration::from_micros(reply.micros) < Duration::from_millis(500),
+            "{to}: {} us",
+            reply.micros
+        );
     }
     let flow = tap.expect("a flow to somebody unknown", Duration::from_secs(5), |flow| {
         flow.is("allow") && flow.text("source.name") == "shop/caller" && flow.text("port") == "8080"

@@ -29,10 +29,11 @@ fn scene(label: &str, plan: Plan<'_>) -> Scene {
 
 /// Workloads in the nodes' own namespaces, or in pods behind them.
 fn placed<'a>(mut mesh: Mesh, place: impl Fn(&Mesh, &str) -> Option<&'a Pod>) -> Scene {
-    let [caller, other, mut server] = [("shop/caller", 0), ("shop/other", 0), ("shop/server", 1)].map(|(name, node)| {
-        let pod = place(&mesh, name);
-        mesh.workload(name, node, pod.map(|pod| &pod.netns))
-    });
+    let [caller, other, mut server] =
+        [("shop/caller", 0), ("shop/other", 0), ("shop/server", 1)].map(|(name, node)| {
+            let pod = place(&mesh, name);
+            mesh.workload(name, node, pod.map(|pod| &pod.netns))
+        });
     mesh.start(&[]);
     for workload in [&caller, &other, &server] {
         mesh.home(workload).node.await_endpoint(&workload.cgroup.name());
@@ -163,9 +164,15 @@ fn extension_headers_before_a_sealed_syn_change_nothing() {
             let socket = handle(&probe.must(&Request::Socket { protocol: Protocol::Tcp, like: to }));
             for name in names {
                 let data = padding.clone();
-                probe.must(&Request::SetOption { handle: socket, level: libc::IPPROTO_IPV6, name: *name, data });
+                probe.must(&Request::SetOption {
+                    handle: socket,
+                    level: libc::IPPROTO_IPV6,
+                    name: *name,
+                    data,
+                });
             }
-            let reply = probe.ask(&Request::ConnectSocket { handle: socket, address: to, milliseconds: 3000 });
+            let reply =
+                probe.ask(&Request::ConnectSocket { handle: socket, address: to, milliseconds: 3000 });
             assert_eq!(reply.errno.is_none(), may, "{names:?}: {reply:?}");
             if may {
                 let pong = probe.ask(&Request::Ping { handle: socket, milliseconds: 1000 });
@@ -207,10 +214,10 @@ fn a_client_with_tcp_md5_has_no_room_for_a_seal_and_no_identity() {
     let mut scene = scene("md5", Plan::default());
     let to = scene.mesh.at(1, OPEN);
     let (server, client) = (to.ip(), scene.mesh.at(0, 0).ip());
-    let (listener, _) = scene.server.probe.listen(Listen {
-        echo: false,
-        ..Listen::echo(Protocol::Tcp, parse(&format!("{server}:8082")))
-    });
+    let (listener, _) = scene
+        .server
+        .probe
+        .listen(Listen { echo: false, ..Listen::echo(Protocol::Tcp, parse(&format!("{server}:8082"))) });
     let rules = allow_ingress("caller", "shop/server", &scene.caller, "[ 8080/tcp, 8082/tcp ]");
     scene.mesh.nodes[1].apply(&rules);
     scene.server.probe.must(&Request::SetOption {

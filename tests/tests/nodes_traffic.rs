@@ -81,7 +81,9 @@ fn a_workload_reaches_another_node_by_name_and_nobody_else_does() {
     assert_eq!(denied.text("reason"), "no-rule-matches", "{denied:?}");
     assert_eq!(denied.text("direction"), "ingress", "{denied:?}");
     let unknown = at_server.expect("the stranger's denial", SOON, |flow| {
-        flow.is("deny") && flow.text("destination.name") == "shop/server" && flow.text("source.name") == "unknown"
+        flow.is("deny")
+            && flow.text("destination.name") == "shop/server"
+            && flow.text("source.name") == "unknown"
     });
     assert_eq!(unknown.text("seal.state"), "none", "{unknown:?}");
 }
@@ -103,9 +105,8 @@ fn a_deny_rule_on_the_other_node_is_named_there() {
     for to in mesh.both(1, OPEN) {
         assert_refused(&caller.probe.connect(Protocol::Tcp, to), &to.to_string());
     }
-    let denied = tap.expect("a denial", SOON, |flow| {
-        flow.is("deny") && flow.between("shop/caller", "shop/server", OPEN)
-    });
+    let denied = tap
+        .expect("a denial", SOON, |flow| flow.is("deny") && flow.between("shop/caller", "shop/server", OPEN));
     assert_eq!(denied.text("reason"), "deny-rule");
     assert_eq!(denied.text("rule.policy"), "shop/gate");
     assert_eq!(denied.text("rule.rule"), "not-the-caller");

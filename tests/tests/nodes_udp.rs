@@ -63,7 +63,8 @@ fn a_flow_goes_on_for_many_datagrams_and_ends_with_the_policy() {
     let mut scene = scene("stream", 2);
     let to = scene.mesh.at(1, OPEN);
     let target = Target { protocol: Protocol::Udp, address: to, connected: true };
-    let hold = handle(&scene.caller.probe.must(&Request::Hold { targets: vec![target], every_milliseconds: 2 }));
+    let hold =
+        handle(&scene.caller.probe.must(&Request::Hold { targets: vec![target], every_milliseconds: 2 }));
     root::wait("three hundred datagrams", Duration::from_secs(10), || {
         (scene.caller.probe.must(&Request::Progress { handle: hold }).count > 300).then_some(())
     });
@@ -143,5 +144,7 @@ fn no_datagram_leaves_before_its_flow_is_announced() {
     let _heard = wire.listen(Duration::from_millis(500), held);
     assert_eq!(scene.server.probe.seen(scene.service), 0);
     scene.mesh.nodes[1].node.start();
-    root::wait("it works again", Duration::from_secs(40), || scene.caller.probe.shout(to).is_none().then_some(()));
+    root::wait("it works again", Duration::from_secs(40), || {
+        scene.caller.probe.shout(to).is_none().then_some(())
+    });
 }
