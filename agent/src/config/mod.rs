@@ -99,6 +99,11 @@ impl Config {
         self.runtime.join("agent.sock")
     }
 
+    /// Whether devices that lead to other nodes are covered: some are named.
+    pub fn has_border(&self) -> bool {
+        !self.uplinks.is_empty()
+    }
+
     /// The directory of pinned maps, programs and links: one for each instance and map layout.
     pub fn pins(&self) -> PathBuf {
         self.instance_pins().join(format!("v{LAYOUT}"))

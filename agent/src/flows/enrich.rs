@@ -5,12 +5,13 @@ use std::net::IpAddr;
 use std::sync::{Arc, LazyLock};
 
 use thiserror::Error;
-use waxseal_common::flow::{FlowEvent, Hook, Kind};
+use waxseal_common::flow::{FlowEvent, Hook, Kind, SealState};
 use waxseal_common::ids::{CgroupId, IdentityId, RuleId};
 use waxseal_common::state::{self, Tuple};
 use waxseal_common::verdict::{Direction, Reason, Verdict};
+use waxseal_common::wire::Failure;
 
-use super::{Carried, Cgroup, Clock, End, Flow, Identity, Process, Protocol, Rule, VERSION};
+use super::{Carried, Cgroup, Clock, End, Flow, Identity, Process, Protocol, Rule, Session, VERSION};
 use crate::escape::{escape, escape_comm};
 use crate::workload::{IdentityInfo, Labels};
 
@@ -22,12 +23,23 @@ pub trait Names {
     fn rule(&self, rule: RuleId) -> Option<Arc<Rule>>;
     /// The path of a cgroup from the root of the hierarchy, as the kernel gives it.
     fn cgroup(&self, cgroup: CgroupId) -> Option<Arc<str>>;
+    /// A session between nodes, by its number at this node; `opens` where this node's workload opens.
+    fn session(&self, opens: bool, id: u32) -> Option<Made>;
     /// The two clocks, read for this batch.
     fn clock(&self) -> Clock;
     /// The name of the node.
     fn node(&self) -> Arc<str>;
     /// The name of this agent on the node.
     fn instance(&self) -> Arc<str>;
+}
+
+/// What is known of a session.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Made {
+    /// The other node. Escaped.
+    pub node: Arc<str>,
+    /// Monotonic nanoseconds when it was made.
+    pub at: u64,
 }
 
 /// An event with a byte that has no meaning. It was written by programs of another version.
@@ -101,9 +113,9 @@ pub fn enrich(event: &FlowEvent, names: &dyn Names) -> Result<Flow, Garbled> {
         protocol,
         hook,
         flags,
-        seal: _,
-        failure: _,
-        session: _,
+        seal,
+        failure,
+        session,
     } = *event;
     let Tuple {
         source: source_address,
@@ -140,11 +152,31 @@ pub fn enrich(event: &FlowEvent, names: &dyn Names) -> Result<Flow, Garbled> {
         cookie,
         hook: Hook::from_byte(hook).ok_or(Garbled { field: "hook", value: hook })?,
         sealed: flags & FlowEvent::SEALED != 0,
+        seal: SealState::from_byte(seal).ok_or(Garbled { field: "seal", value: seal })?,
+        session: (session != 0).then(|| known_session(event, names)),
+        failure: why_no_session(failure)?,
         carried: (kind == Kind::Closed).then_some(carried),
         revision: revision.0,
         node: names.node(),
         instance: names.instance(),
     })
+}
+
+fn known_session(event: &FlowEvent, names: &dyn Names) -> Session {
+    // Only the opener's side is judged outward.
+    let opens = event.direction == Direction::Egress as u8;
+    let made = names.session(opens, event.session);
+    Session {
+        id: event.session,
+        age_ns: made.as_ref().map(|made| event.at.saturating_sub(made.at)),
+        node: made.map(|made| made.node),
+    }
+}
+
+fn why_no_session(byte: u16) -> Result<Option<Box<str>>, Garbled> {
+    let value = byte as u8;
+    let failure = Failure::from_byte(value).ok_or(Garbled { field: "failure", value })?;
+    Ok((failure != Failure::None).then(|| failure.as_str().into()))
 }
 
 fn direction_of(byte: u8) -> Result<Direction, Garbled> {
@@ -227,9 +259,26 @@ mod tests {
             (FlowEvent { reason: 99, ..denied() }, "reason"),
             (FlowEvent { direction: 2, ..denied() }, "direction"),
             (FlowEvent { hook: 77, ..denied() }, "hook"),
+            (FlowEvent { seal: 77, ..denied() }, "seal"),
+            (FlowEvent { failure: 77, ..denied() }, "failure"),
         ] {
             assert_eq!(enrich(&event, &Known).unwrap_err().field, field);
         }
+    }
+
+    #[test]
+    fn a_session_has_its_node_and_its_age() {
+        let sealed = FlowEvent { seal: SealState::Wire as u8, session: 9, ..denied() };
+        let flow = enrich(&sealed, &Known).unwrap();
+        assert_eq!(flow.seal, SealState::Wire);
+        let expected = Session { id: 9, node: Some("beta".into()), age_ns: Some(882_000_000) };
+        assert_eq!(flow.session, Some(expected));
+        let flow = enrich(&FlowEvent { session: 8, ..sealed }, &Known).unwrap();
+        assert_eq!(flow.session, Some(Session { id: 8, node: None, age_ns: None }), "one that is forgotten");
+        let failed =
+            FlowEvent { seal: SealState::NoSession as u8, failure: Failure::Untrusted as u16, ..denied() };
+        let flow = enrich(&failed, &Known).unwrap();
+        assert_eq!((flow.session, flow.failure.as_deref()), (None, Some("untrusted")));
     }
 
     #[test]

@@ -4,10 +4,11 @@ use std::fmt::Write as _;
 use std::net::IpAddr;
 
 use anstyle::{AnsiColor, Style};
+use waxseal_common::flow::SealState;
 use waxseal_common::verdict::Direction;
 
 use super::words::Word as _;
-use super::{End, Flow, Identity, Protocol, Shown};
+use super::{End, Flow, Identity, Protocol, Session, Shown};
 
 /// Names the columns of [`line()`]. Times are UTC.
 pub const HEADER: &str = "TIME          VERDICT  DIR  SOURCE                     DESTINATION              ADDRESS                   PROCESS               WHY";
@@ -26,6 +27,7 @@ pub fn line(flow: &Flow, colour: bool) -> String {
     let process = flow.process.as_ref().map_or_else(|| "-".to_owned(), |p| format!("{}[{}]", p.comm, p.pid));
     column(&mut out, &process, 20, Style::new());
     out.push_str(&why(flow));
+    out.push_str(&proof(flow));
     out
 }
 
@@ -88,6 +90,19 @@ fn why(flow: &Flow) -> String {
         }
     }
     out
+}
+
+/// How the opener has proven itself between nodes, or why not. Within the node nothing need be said.
+fn proof(flow: &Flow) -> String {
+    let age = |age: u64| format!(", {} s", age / 1_000_000_000);
+    match (flow.seal, &flow.session, &flow.failure) {
+        (SealState::None | SealState::Local, ..) => String::new(),
+        (SealState::Wire, Some(Session { node: Some(node), age_ns, .. }), _) => {
+            format!(" [sealed {node}{}]", age_ns.map_or_else(String::new, age))
+        }
+        (seal, _, Some(failure)) => format!(" [{}: {failure}]", seal.as_str()),
+        (seal, _, None) => format!(" [{}]", seal.as_str()),
+    }
 }
 
 /// `987 B`, `1.2 KiB`, `5.4 MiB`: one place after the point, rounded down.
@@ -158,6 +173,22 @@ mod tests {
             12:04:31.882  WOULD    out  ?(300)                   → payments/api(257)        [2001:db8::2]:8080/udp    curl[4121]            no-rule-matches
             12:04:31.882  DENY     out  shop/checkout(256)       → payments/api(257)        10.0.0.2/proto/47         \x1b[31mDENY\n[1]     deny-rule payments/from-checkout#only-get (/etc/waxseal/policies/pay.yaml:12:7)
         "]].assert_eq(&format!("{HEADER}\n{}\n", lines.join("\n")));
+    }
+
+    #[test]
+    fn a_line_tells_what_has_proven_an_opener_of_another_node() {
+        let sealed = FlowEvent { seal: SealState::Wire as u8, session: 9, ..allowed() };
+        let failed = FlowEvent { seal: SealState::NoSession as u8, failure: 3, ..denied() };
+        let forged = FlowEvent { seal: SealState::Forged as u8, ..denied() };
+        for (event, end) in [
+            (sealed, "[sealed beta, 0 s]"),
+            (FlowEvent { session: 8, ..sealed }, "[sealed]"),
+            (failed, "[no-session: untrusted]"),
+            (forged, "[forged]"),
+        ] {
+            let line = line(&flow(&event), false);
+            assert!(line.ends_with(end), "{line}");
+        }
     }
 
     #[test]

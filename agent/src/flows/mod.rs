@@ -16,12 +16,12 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
-use waxseal_common::flow::{Hook, Kind};
+use waxseal_common::flow::{Hook, Kind, SealState};
 use waxseal_common::verdict::{Direction, Reason, Verdict};
 
 use crate::workload::{Labels, Origin};
 
-pub use enrich::{Garbled, Names, enrich};
+pub use enrich::{Garbled, Made, Names, enrich};
 pub use filter::Filter;
 pub(crate) use json::json_lost;
 pub use json::{Line, json, read};
@@ -77,6 +77,15 @@ pub struct Flow {
     pub hook: Hook,
     /// Whether the source is proven by a seal or by the kernel's own record of the socket.
     pub sealed: bool,
+    /// How the opener has proven itself, or why not.
+    #[serde(with = "words", default = "unproven")]
+    pub seal: SealState,
+    /// The session between nodes under which it was opened.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub session: Option<Session>,
+    /// Why there is no session with the other node, where one was asked for: the word of a failure.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub failure: Option<Box<str>>,
     /// Closed only: what was carried.
     #[serde(flatten, skip_serializing_if = "Option::is_none", default)]
     pub carried: Option<Carried>,
@@ -135,6 +144,23 @@ pub struct Process {
     pub pid: u32,
     /// The command name, escaped.
     pub comm: Box<str>,
+}
+
+/// A session between nodes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Session {
+    /// Its number: at the opener the node's own, at the acceptor its SPI.
+    pub id: u32,
+    /// The name of the other node, while the agent knows it. Escaped.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub node: Option<Arc<str>>,
+    /// Nanoseconds since it was made.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub age_ns: Option<u64>,
+}
+
+fn unproven() -> SealState {
+    SealState::None
 }
 
 /// A cgroup v2 directory.

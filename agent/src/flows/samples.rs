@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 use waxseal_common::address::Address;
-use waxseal_common::flow::{FlowEvent, Hook, Kind};
+use waxseal_common::flow::{FlowEvent, Hook, Kind, SealState};
 use waxseal_common::ids::{CgroupId, IdentityId, NetnsId, Revision, RuleId};
 use waxseal_common::state::{Process, Tuple};
 use waxseal_common::verdict::{Direction, Reason, Verdict};
 
-use super::{Clock, Flow, Identity, Names, Rule, enrich};
+use super::{Clock, Flow, Identity, Made, Names, Rule, enrich};
 use crate::workload::{IdentityInfo, Origin};
 
 /// 2026-05-04T12:04:30Z.
@@ -54,6 +54,10 @@ impl Names for Known {
         }
     }
 
+    fn session(&self, opens: bool, id: u32) -> Option<Made> {
+        (opens && id == 9).then(|| Made { node: "beta".into(), at: 1_000_000_000 })
+    }
+
     fn clock(&self) -> Clock {
         Clock { boot: BOOT }
     }
@@ -94,6 +98,7 @@ pub(crate) fn denied() -> FlowEvent {
         protocol: 6,
         hook: Hook::Connect4 as u8,
         flags: FlowEvent::SEALED,
+        seal: SealState::Local as u8,
         ..FlowEvent::default()
     }
 }

@@ -1,9 +1,10 @@
 //! The words for the numbers that kernel and agent share: one word each, in JSON, in filters and in tables.
 
 use serde::{Deserialize, Deserializer, Serializer, de};
-use waxseal_common::flow::{Hook, Kind};
+use waxseal_common::flow::{Hook, Kind, SealState};
 use waxseal_common::tables::Mode;
 use waxseal_common::verdict::{Direction, Reason, Verdict};
+use waxseal_common::wire::Failure;
 
 /// Something with a fixed set of values, each with its word. A word is never given to another value.
 pub trait Word: Copy + 'static {
@@ -69,6 +70,22 @@ impl Word for Reason {
     }
 }
 
+impl Word for SealState {
+    const ALL: &'static [Self] = &Self::ALL;
+
+    fn word(self) -> &'static str {
+        self.as_str()
+    }
+}
+
+impl Word for Failure {
+    const ALL: &'static [Self] = &Self::ALL;
+
+    fn word(self) -> &'static str {
+        self.as_str()
+    }
+}
+
 impl Word for Hook {
     const ALL: &'static [Self] = &[
         Self::Connect4,
@@ -79,6 +96,8 @@ impl Word for Hook {
         Self::SkbIngress,
         Self::SkbEgress,
         Self::Agent,
+        Self::TcIngress,
+        Self::TcEgress,
     ];
 
     fn word(self) -> &'static str {

@@ -13,6 +13,7 @@ use waxseal_common::state::{Connection, Counter, Endpoint};
 use waxseal_common::tables::Mode;
 
 use super::adopt::Survey;
+use super::border::Changes;
 use super::ceiling::{self, Ceiling};
 use super::names::NameBook;
 use super::refusals::Refuse;
@@ -23,7 +24,7 @@ use crate::api::{Command, Hub, PolicyFailure, PolicyReport};
 use crate::attest::{Decision, Owner, ProcFacts};
 use crate::cgroup::{Cgroup, Tree};
 use crate::config::Config;
-use crate::datapath::{Kernel, monotonic};
+use crate::datapath::{Border, Kernel, monotonic};
 use crate::flows::Time;
 use crate::identity::Registry;
 use crate::policy::{self, Compiled, Compiler, PolicySet};
@@ -83,6 +84,8 @@ pub(super) struct Control {
     pub(super) adopted: BTreeSet<u64>,
     /// The addresses of this node, in every namespace.
     pub(super) local: BTreeSet<Address>,
+    /// The devices that lead to other nodes; `None` while this node keeps to itself.
+    pub(super) border: Option<Border>,
     pub(super) policy: PolicyReport,
     pub(super) ceiling: Option<Ceiling>,
     pub(super) started: Instant,
@@ -113,6 +116,7 @@ impl Control {
             leaving: BTreeMap::new(),
             adopted: adopted(&kernel),
             local: BTreeSet::new(),
+            border: None,
             policy: PolicyReport {
                 directory: super::reports::shown(&config.policies),
                 ..PolicyReport::default()
@@ -133,6 +137,11 @@ impl Control {
         control.scan()?;
         control.local = local_addresses();
         control.first_set()?;
+        if control.config.has_border() {
+            // Before anybody can write a seal that may leave.
+            control.border = Some(control.kernel.border()?);
+            control.cover();
+        }
         control.kernel.attach()?;
         // Directories that were made between the scan and the attaching of the hook that tells of them.
         control.rescan();
@@ -211,6 +220,7 @@ impl Control {
         let mut ticks = 0;
         let look = Arc::clone(&self.shared.look);
         let mut looked = Instant::now();
+        let devices = Changes::open().map_err(Error::Start)?;
         loop {
             tokio::select! {
                 _ = &mut stopped => return Ok(()),
@@ -223,6 +233,10 @@ impl Control {
                 changed = files.changed() => {
                     changed?;
                     self.reload();
+                }
+                changed = devices.next(), if self.border.is_some() => {
+                    changed.map_err(Error::Start)?;
+                    self.cover();
                 }
                 () = look.notified(), if looked.elapsed() > LOOK_AGAIN => {
                     looked = Instant::now();
@@ -261,6 +275,7 @@ impl Control {
         if self.look_soon || ticks.is_multiple_of(LOOK_TICKS) {
             self.look_soon = false;
             self.look_around();
+            self.cover();
         }
     }
 

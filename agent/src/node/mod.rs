@@ -5,6 +5,7 @@
 //! callers. The *server* answers the control socket. They share only channels and the book of names.
 
 mod adopt;
+mod border;
 mod ceiling;
 mod control;
 mod lastgood;

@@ -7,12 +7,15 @@ use waxseal_common::ids::{CgroupId, IdentityId, RuleId};
 
 use crate::config::Config;
 use crate::escape::escape;
-use crate::flows::{Clock, Identity, Names, Rule};
+use crate::flows::{Clock, Identity, Made, Names, Rule};
 use crate::policy::RuleInfo;
 use crate::workload::IdentityInfo;
 
 /// How many rules that are no longer in force keep their names, for events that are still on their way.
 const OLD_RULES: usize = 65536;
+
+/// How many sessions are known by name at once, those that have ended among them.
+const OLD_SESSIONS: usize = 65536;
 
 /// The book.
 #[derive(Debug)]
@@ -27,6 +30,8 @@ struct Pages {
     identities: HashMap<IdentityId, Arc<Identity>>,
     rules: HashMap<RuleId, Arc<Rule>>,
     cgroups: HashMap<CgroupId, Arc<str>>,
+    /// By whether this node's workload opens, and the session's number.
+    sessions: HashMap<(bool, u32), Made>,
 }
 
 impl NameBook {
@@ -68,6 +73,17 @@ impl NameBook {
         self.write(|pages| pages.cgroups.remove(&id));
     }
 
+    /// Learns a session with another node. Those that have ended keep their names for events that are still on their way.
+    pub(super) fn learn_session(&self, opens: bool, id: u32, node: &str, made: u64) {
+        let made = Made { node: escape(node).into(), at: made };
+        self.write(|pages| {
+            if pages.sessions.len() > OLD_SESSIONS {
+                pages.sessions.clear();
+            }
+            pages.sessions.insert((opens, id), made);
+        });
+    }
+
     fn write<T>(&self, change: impl FnOnce(&mut Pages) -> T) {
         change(&mut self.pages.write().unwrap_or_else(PoisonError::into_inner));
     }
@@ -88,6 +104,10 @@ impl Names for NameBook {
 
     fn cgroup(&self, cgroup: CgroupId) -> Option<Arc<str>> {
         self.read(|pages| pages.cgroups.get(&cgroup).cloned())
+    }
+
+    fn session(&self, opens: bool, id: u32) -> Option<Made> {
+        self.read(|pages| pages.sessions.get(&(opens, id)).cloned())
     }
 
     fn clock(&self) -> Clock {
