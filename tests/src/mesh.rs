@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::authority::{Authority, Terms};
 use crate::netns::Netns;
 use crate::network::Network;
-use crate::node::Settings;
+use crate::node::{Settings, write_private};
 use crate::root;
 use crate::stage::{Stage, Workload};
 
@@ -158,5 +158,7 @@ pub fn node_name(number: usize) -> String {
 fn join(stage: &Stage, authority: &Authority, name: &str) {
     stage.node.set("node", name);
     stage.node.set("ca", &authority.address().to_string());
-    stage.node.set("ca_token", &authority.token(name));
+    let token = stage.node.path("join-token");
+    write_private(&token, &authority.token(name));
+    stage.node.set("join_token", &token.display().to_string());
 }

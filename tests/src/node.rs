@@ -59,7 +59,7 @@ impl Node {
         for key in ["policies", "state", "runtime"] {
             let _ = writeln!(text, "{key}: {at}/{key}");
         }
-        let _ = write!(text, "mode: {mode}\ngrace: {grace}\nlog: debug\n{more}");
+        let _ = write!(text, "mode: {mode}\ngrace: {grace}\nlog: info,waxseal=debug\n{more}");
         write_private(&directory.path().join("agent.yaml"), &text);
         fs::create_dir(directory.path().join("policies")).expect("a directory for policies");
         Self { instance, directory, netns: None, child: None, installed: false }
@@ -305,7 +305,7 @@ impl Drop for Node {
 }
 
 /// Writes a file that nobody else can change, as the agent demands.
-fn write_private(path: &Path, text: &str) {
+pub(crate) fn write_private(path: &Path, text: &str) {
     fs::write(path, text).unwrap_or_else(|error| panic!("write {}: {error}", path.display()));
     fs::set_permissions(path, fs::Permissions::from_mode(0o600)).expect("our own file");
 }

@@ -39,7 +39,7 @@ impl Scene {
         let flow = tap.expect(&format!("a denial because of {reason}"), SOON, |flow| {
             flow.is("deny")
                 && flow.text("source.name") == "shop/caller"
-                && flow.text("seal.failure") == reason
+                && flow.text("failure") == reason
         });
         assert_eq!(flow.text("direction"), "egress", "{flow:?}");
     }
@@ -99,7 +99,7 @@ fn an_agent_that_cannot_be_reached_is_named_after_a_few_seconds() {
     assert!(reply.errno.as_deref().is_some_and(|errno| errno != "TIMEOUT"), "{reply:?}");
     assert!(start.elapsed() < Duration::from_secs(8), "{:?}", start.elapsed());
     tap.expect("a denial that names it", SOON, |flow| {
-        flow.is("deny") && flow.text("source.name") == "shop/caller" && flow.text("seal.failure") == "timeout"
+        flow.is("deny") && flow.text("source.name") == "shop/caller" && flow.text("failure") == "timeout"
     });
 }
 

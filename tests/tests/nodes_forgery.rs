@@ -212,7 +212,7 @@ fn a_stripped_seal_is_no_identity_and_the_local_form_from_outside_is_none_either
         scene.assert_worthless(&middle, &format!("without its seal, {to}"), &syn, &forged);
     }
     tap.expect("a denial of somebody unknown", Duration::from_secs(5), |flow| {
-        flow.is("deny") && flow.text("source.name") == "unknown" && flow.text("seal.state") == "none"
+        flow.is("deny") && flow.text("source.name") == "unknown" && flow.text("seal") == "none"
     });
 }
 

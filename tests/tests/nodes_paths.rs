@@ -137,7 +137,7 @@ fn workloads_in_pods_are_known_behind_their_nodes_own_translations() {
     let flow = tap.expect("the caller by name", SOON, |flow| {
         flow.is("allow") && flow.between("shop/caller", "shop/server", OPEN)
     });
-    assert_eq!(flow.text("seal.node"), "node-a", "{flow:?}");
+    assert_eq!(flow.text("session.node"), "node-a", "{flow:?}");
 }
 
 #[test]
@@ -205,7 +205,7 @@ fn every_way_to_ask_for_a_connection_is_judged_by_the_same_name() {
         }
     }
     assert!(scene.mesh.counter(0, "seal-no-room") > 0, "Fast Open with a cookie leaves no room");
-    tap.expect("a flow that names it", SOON, |flow| flow.text("seal.state") == "no-room");
+    tap.expect("a flow that names it", SOON, |flow| flow.text("seal") == "no-room");
 }
 
 #[test]
@@ -241,7 +241,7 @@ fn a_client_with_tcp_md5_has_no_room_for_a_seal_and_no_identity() {
     let syn_room = scene.mesh.counter(0, "seal-no-room");
     assert!(reply.errno.is_some(), "{reply:?}");
     assert!(syn_room > 0, "it is counted");
-    tap.expect("a flow that names it", SOON, |flow| flow.text("seal.state") == "no-room");
+    tap.expect("a flow that names it", SOON, |flow| flow.text("seal") == "no-room");
 }
 
 /// `struct tcp_md5sig`: a `sockaddr_storage`, flags, prefix, key length, interface, 80 bytes of key.

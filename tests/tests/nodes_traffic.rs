@@ -71,8 +71,8 @@ fn a_workload_reaches_another_node_by_name_and_nobody_else_does() {
         let flow = tap.expect("the allowed connection", SOON, |flow| {
             flow.is("allow") && flow.between("shop/caller", "shop/server", OPEN)
         });
-        assert_eq!(flow.text("seal.state"), "sealed", "{flow:?}");
-        assert_eq!(flow.text("seal.node"), peer, "{flow:?}");
+        assert_eq!(flow.text("seal"), "sealed", "{flow:?}");
+        assert_eq!(flow.text("session.node"), peer, "{flow:?}");
     }
     let [_, at_server] = &taps;
     let denied = at_server.expect("the other workload's denial", SOON, |flow| {
@@ -85,7 +85,7 @@ fn a_workload_reaches_another_node_by_name_and_nobody_else_does() {
             && flow.text("destination.name") == "shop/server"
             && flow.text("source.name") == "unknown"
     });
-    assert_eq!(unknown.text("seal.state"), "none", "{unknown:?}");
+    assert_eq!(unknown.text("seal"), "none", "{unknown:?}");
 }
 
 #[test]

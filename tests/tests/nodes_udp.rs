@@ -52,7 +52,7 @@ fn the_first_datagram_arrives_and_is_answered_and_a_forbidden_one_does_not_arriv
         flow.is("allow") && flow.between("shop/caller", "shop/server", OPEN)
     });
     assert_eq!(flow.text("protocol"), "udp");
-    assert_eq!(flow.text("seal.node"), "node-a", "{flow:?}");
+    assert_eq!(flow.text("session.node"), "node-a", "{flow:?}");
     tap.expect("the other's denial by name", SOON, |flow| {
         flow.is("deny") && flow.between("shop/other", "shop/server", OPEN)
     });

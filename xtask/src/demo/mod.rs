@@ -62,8 +62,9 @@ fn show(binary: &Path, programs: &Programs) -> anyhow::Result<usize> {
         let mut agent = Agent::prepare(binary.to_owned(), instance, "enforce")?;
         agent.write("policies/workloads.yaml", include_str!("../../demo/workloads.yaml"))?;
         agent.write("policies/policies.yaml", include_str!("../../demo/policies.yaml"))?;
-        let token = authority.token(name)?;
-        let more = format!("node: {name}\nca: {}\nca_token: {token}\n", authority.address());
+        agent.write("join-token", &authority.token(name)?)?;
+        let token = agent.file("join-token");
+        let more = format!("node: {name}\nca: {}\njoin_token: {}\n", authority.address(), token.display());
         agent.live_in(&home.netns, &home.cgroup, &more)?;
         agent.start()?;
         anyhow::Ok(agent)
