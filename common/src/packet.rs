@@ -174,7 +174,8 @@ pub fn cuts_tcp_header(bytes: &(impl Bytes + ?Sized)) -> bool {
 fn cuts4(bytes: &(impl Bytes + ?Sized)) -> bool {
     let Some(h) = bytes.load::<12>(0) else { return false };
     let fragment = u16::from_be_bytes([h[6], h[7]]);
-    if h[9] != protocol::TCP || fragment & 0x3fff == 0 {
+    let is_part = fragment.trailing_zeros() < 14; // an offset, or more to come
+    if h[9] != protocol::TCP || !is_part {
         return false;
     }
     let header = u32::from(h[0] & 0x0f) * 4;

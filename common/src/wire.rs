@@ -203,11 +203,13 @@ pub enum Failure {
     Protocol = 7,
     /// This node could not take it: a table is full, a number cannot be given.
     Internal = 8,
+    /// This node's own agent is away.
+    AgentAway = 9,
 }
 
 impl Failure {
     /// All of them, in the order of their numbers.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::None,
         Self::NoAgent,
         Self::Timeout,
@@ -217,6 +219,7 @@ impl Failure {
         Self::Busy,
         Self::Protocol,
         Self::Internal,
+        Self::AgentAway,
     ];
 
     /// The failure that a stored byte stands for.
@@ -236,6 +239,7 @@ impl Failure {
             Self::Busy => "busy",
             Self::Protocol => "protocol",
             Self::Internal => "internal",
+            Self::AgentAway => "agent-away",
         }
     }
 }

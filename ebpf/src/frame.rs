@@ -99,8 +99,10 @@ impl<const LINK: usize> Frame<'_, LINK> {
 
     #[inline(always)]
     fn mark_written(&self) {
-        // SAFETY: the context is live and lets this field be written.
-        unsafe { ptr::write_volatile(&raw mut (*self.raw()).tc_index, WRITTEN) };
+        // SAFETY: computes an address inside the live context.
+        let place = unsafe { &raw mut (*self.raw()).tc_index };
+        // SAFETY: the context lets this field be written.
+        unsafe { ptr::write_volatile(place, WRITTEN) };
     }
 
     /// The context as a helper wants it.
@@ -219,7 +221,6 @@ impl<const LINK: usize> Frame<'_, LINK> {
 /// A number of which the compiler forgets what it knew.
 #[inline(always)]
 fn hidden(number: u32) -> u32 {
-    let number = number;
     // SAFETY: a live local.
     unsafe { ptr::read_volatile(&raw const number) }
 }
@@ -227,8 +228,10 @@ fn hidden(number: u32) -> u32 {
 /// One byte of those that [`Frame::start`] has shown to be there.
 #[inline(always)]
 fn byte(head: *const u8, place: usize) -> u8 {
-    // SAFETY: the caller has asked for more bytes than `place`, and the verifier checks it.
-    unsafe { ptr::read_volatile(head.add(place)) }
+    // SAFETY: the caller has asked for more bytes than `place`.
+    let at = unsafe { head.add(place) };
+    // SAFETY: as above, and the verifier checks it.
+    unsafe { ptr::read_volatile(at) }
 }
 
 #[inline(always)]

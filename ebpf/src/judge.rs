@@ -61,15 +61,8 @@ impl Bench {
 
     /// Whether a workload of another node may live at an address, so that a seal can matter there.
     #[inline(always)]
-    pub(crate) fn is_remote(&self, row: &AddressRow) -> bool {
+    pub(crate) fn is_remote(&self, row: AddressRow) -> bool {
         self.mesh_until != 0 && row.in_mesh() && !row.is_local()
-    }
-
-    /// Who is known to be at the other end on another node: this node's number for the workload, by a session that is
-    /// good now. 0 without one; [`ASKED`] where the agent has looked already and there is none.
-    #[inline(always)]
-    pub(crate) fn remote(&self, case: &Case) -> u64 {
-        remote(case)
     }
 
     /// Whether a workload may live at an address.
@@ -160,8 +153,10 @@ extern "C" fn waxseal_answer(what: u64, who: u64, address: u64, revision: u64) -
 /// There is no session with a destination, and the agent knows it.
 pub(crate) const ASKED: u64 = 1 << 32;
 
+/// Who is known to be at the other end on another node: this node's number for the workload, by a session that is good
+/// now. 0 without one; [`ASKED`] where the agent has looked already and there is none.
 #[inline(never)]
-fn remote(case: &Case) -> u64 {
+pub(crate) fn remote(case: &Case) -> u64 {
     let key = route_key(case);
     match maps::route(&key) {
         Some(route) if route.expires <= case.at => 0,

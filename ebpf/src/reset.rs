@@ -12,6 +12,9 @@ const LONGEST: usize = 64;
 /// bpf_fib_lookup's answers: the address is this namespace's own, or nothing is forwarded from this device at all.
 const NOT_FORWARDED: i64 = 4;
 const FORWARDING_DISABLED: i64 = 5;
+/// Bytes of the question.
+const SIZE: i32 = 64;
+const _: () = assert!(size_of::<bpf_fib_lookup>() == 64);
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
 /// The checksum covers the pseudo header too (BPF_F_PSEUDO_HDR).
@@ -36,9 +39,8 @@ impl<const LINK: usize> Frame<'_, LINK> {
             question.__bindgen_anon_3.ipv6_src = from;
             question.__bindgen_anon_4.ipv6_dst = to;
         }
-        let size = size_of::<bpf_fib_lookup>() as i32;
         // SAFETY: the question is a live local of the size given.
-        let answer = unsafe { helpers::bpf_fib_lookup(self.context(), (&raw mut question).cast(), size, 0) };
+        let answer = unsafe { helpers::bpf_fib_lookup(self.context(), (&raw mut question).cast(), SIZE, 0) };
         matches!(answer, NOT_FORWARDED | FORWARDING_DISABLED)
     }
 

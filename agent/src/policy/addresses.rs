@@ -37,7 +37,7 @@ pub(super) fn classify(
     let places = Places::new(conditions, mesh);
     let mut prefixes: BTreeSet<Cidr> = [everything(), all_v4()].into();
     prefixes.extend(mesh);
-    for range in conditions.values().flat_map(|condition| [&condition.is, &condition.not]).flatten() {
+    for range in conditions.values().flat_map(|condition| condition.ranges()) {
         prefixes.insert(range.cidr);
         prefixes.extend(&range.except);
     }
@@ -73,8 +73,12 @@ impl<'a> Places<'a> {
         let mut by_range: HashMap<Cidr, Vec<u32>> = HashMap::new();
         let mut anywhere = Vec::new();
         for (number, condition) in conditions {
-            match &condition.is {
-                Some(range) => by_range.entry(range.cidr).or_default().push(*number),
+            match condition.places() {
+                Some(ranges) => {
+                    for range in ranges {
+                        by_range.entry(range).or_default().push(*number);
+                    }
+                }
                 None => anywhere.push(*number),
             }
         }
@@ -87,14 +91,12 @@ impl<'a> Places<'a> {
         let mut found: Vec<u32> =
             inside.chain(&self.anywhere).copied().filter(|n| self.is_met(*n, place)).collect();
         found.sort_unstable();
+        found.dedup();
         found
     }
 
     fn is_met(&self, number: u32, place: Cidr) -> bool {
-        self.conditions.get(&number).is_some_and(|condition| {
-            condition.is.as_ref().is_none_or(|range| range_covers(range, place))
-                && !condition.not.as_ref().is_some_and(|range| range_covers(range, place))
-        })
+        self.conditions.get(&number).is_some_and(|condition| condition.holds_in(place))
     }
 
     fn in_mesh(&self, place: Cidr) -> bool {

@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use super::condition::carries;
 use super::set::IdentityPolicy;
 use crate::workload::{IdentityInfo, Labels};
 
@@ -25,11 +24,13 @@ pub(super) struct Bindings {
 impl Bindings {
     pub(super) fn new(policies: &[IdentityPolicy], identities: &[IdentityInfo]) -> Self {
         let index = Index::new(policies);
-        let mut known: HashMap<(&str, &Labels), usize> = HashMap::new();
+        let mut known: HashMap<(&str, &Labels, Option<&str>), usize> = HashMap::new();
         let mut groups = Vec::new();
         let mut of_identity = Vec::with_capacity(identities.len());
         for identity in identities {
-            let key = (identity.namespace.as_str(), &identity.labels);
+            // All that a selector can ask for.
+            let account = identity.spiffe_id.service_account();
+            let key = (identity.namespace.as_str(), &identity.labels, account);
             let group = *known.entry(key).or_insert_with(|| {
                 groups.push(Bound { policies: index.selecting(identity) });
                 groups.len() - 1
@@ -50,19 +51,20 @@ impl Bindings {
     }
 }
 
-/// Policies by namespace and by the first label they ask for, so that a workload does not try all of them.
+/// Policies by namespace and by the first label they ask for, so that a workload does not try all of them. A policy for
+/// every namespace is under `None`.
 struct Index<'a> {
     policies: &'a [IdentityPolicy],
-    whole_namespace: HashMap<&'a str, Vec<usize>>,
-    by_label: HashMap<(&'a str, &'a str, &'a str), Vec<usize>>,
+    whole_namespace: HashMap<Option<&'a str>, Vec<usize>>,
+    by_label: HashMap<(Option<&'a str>, &'a str, &'a str), Vec<usize>>,
 }
 
 impl<'a> Index<'a> {
     fn new(policies: &'a [IdentityPolicy]) -> Self {
         let mut index = Self { policies, whole_namespace: HashMap::new(), by_label: HashMap::new() };
         for (place, policy) in policies.iter().enumerate() {
-            let namespace = policy.namespace.as_str();
-            let list = match policy.selector.first_key_value() {
+            let namespace = policy.target.namespace.as_deref();
+            let list = match policy.target.labels.first_key_value() {
                 None => index.whole_namespace.entry(namespace).or_default(),
                 Some((key, value)) => index.by_label.entry((namespace, key, value)).or_default(),
             };
@@ -72,12 +74,16 @@ impl<'a> Index<'a> {
     }
 
     fn selecting(&self, identity: &IdentityInfo) -> Vec<usize> {
-        let namespace = identity.namespace.as_str();
-        let mut found: Vec<usize> = self.whole_namespace.get(namespace).cloned().unwrap_or_default();
-        for (key, value) in &identity.labels {
-            let list = self.by_label.get(&(namespace, key.as_str(), value.as_str())).into_iter().flatten();
-            found.extend(list.filter(|place| carries(&identity.labels, &self.policies[**place].selector)));
+        let mut found: Vec<usize> = Vec::new();
+        for namespace in [Some(identity.namespace.as_str()), None] {
+            found.extend(self.whole_namespace.get(&namespace).into_iter().flatten());
+            for (key, value) in &identity.labels {
+                found.extend(
+                    self.by_label.get(&(namespace, key.as_str(), value.as_str())).into_iter().flatten(),
+                );
+            }
         }
+        found.retain(|place| self.policies[*place].selects(identity));
         found.sort_unstable();
         found
     }

@@ -1,5 +1,6 @@
 //! `waxseal policy check`: reads files as the agent would, says what each document became, and what a person should look at.
 
+use std::collections::HashSet;
 use std::fmt;
 use std::path::PathBuf;
 
@@ -10,8 +11,7 @@ use waxseal_common::verdict::Direction;
 
 use super::compile::Compiler;
 use super::compiled::Compiled;
-use super::condition::carries;
-use super::describe::{labels_text, rule_text};
+use super::describe::{labels_text, rule_text, target_text};
 use super::error::LoadErrors;
 use super::lint::lint;
 use super::load::{Ownership, load_from};
@@ -19,7 +19,7 @@ use super::set::{IdentityPolicy, Mesh, Namespace, NodeDefaults, PolicySet, Refus
 use super::warning::Warning;
 use crate::escape::escape;
 use crate::spiffe::{SpiffeId, TrustDomain};
-use crate::workload::{IdentityInfo, Origin, Workload};
+use crate::workload::{IdentityInfo, Labels, Origin, Workload};
 
 /// What `policy check` found.
 #[derive(Debug, Serialize)]
@@ -109,19 +109,21 @@ fn number(index: usize) -> IdentityId {
 /// workload appears.
 fn imagined(set: &PolicySet, trust_domain: &TrustDomain, known: &[IdentityInfo]) -> Vec<IdentityInfo> {
     let mut identities = known.to_vec();
+    let mut seen: HashSet<(String, Labels)> =
+        known.iter().map(|info| (info.namespace.clone(), info.labels.clone())).collect();
     for policy in &set.policies {
-        let selects = |i: &IdentityInfo| i.namespace == policy.namespace && i.labels == policy.selector;
-        if identities.iter().any(selects) {
+        let (namespace, labels) = policy.target.example();
+        if !seen.insert((namespace.clone(), labels.clone())) {
             continue;
         }
         let name = format!("imagined-{}", identities.len());
-        let Ok(spiffe_id) = SpiffeId::for_workload(trust_domain, &policy.namespace, &name) else { continue };
+        let Ok(spiffe_id) = SpiffeId::for_workload(trust_domain, &namespace, &name) else { continue };
         identities.push(IdentityInfo {
             id: number(identities.len()),
             spiffe_id,
-            namespace: policy.namespace.clone(),
+            namespace,
             name,
-            labels: policy.selector.clone(),
+            labels,
             mode: None,
         });
     }
@@ -173,19 +175,9 @@ fn documents(set: &PolicySet) -> Vec<DocumentReport> {
 }
 
 fn policy_report(set: &PolicySet, policy: &IdentityPolicy) -> DocumentReport {
-    let whom = if policy.selector.is_empty() {
-        format!("protects every workload of namespace {}", policy.namespace)
-    } else {
-        format!("protects workloads of namespace {} with {}", policy.namespace, labels_text(&policy.selector))
-    };
-    let selected: Vec<String> = set
-        .workloads
-        .iter()
-        .filter(|workload| {
-            workload.namespace == policy.namespace && carries(&workload.labels, &policy.selector)
-        })
-        .map(Workload::full_name)
-        .collect();
+    let whom = format!("protects {}", target_text(&policy.target, &policy.except));
+    let selected: Vec<String> =
+        set.workloads.iter().filter(|workload| policy.selects(*workload)).map(Workload::full_name).collect();
     let known =
         if selected.is_empty() { String::new() } else { format!(" (known: {})", selected.join(", ")) };
     let mut became = vec![format!("{whom}{known}")];
@@ -201,7 +193,7 @@ fn policy_report(set: &PolicySet, policy: &IdentityPolicy) -> DocumentReport {
             became.push(format!("{word}: what no rule allows is denied"));
         }
     }
-    DocumentReport { kind: "IdentityPolicy", name: policy.title(), origin: policy.origin.clone(), became }
+    DocumentReport { kind: policy.kind, name: policy.title(), origin: policy.origin.clone(), became }
 }
 
 fn workload_report(set: &PolicySet, workload: &Workload) -> DocumentReport {
@@ -211,14 +203,8 @@ fn workload_report(set: &PolicySet, workload: &Workload) -> DocumentReport {
     }
     became.extend(selector_texts(workload));
     became.extend(workload.mode.map(|mode| format!("is in mode {}, whatever policies say", mode.as_str())));
-    let selecting: Vec<String> = set
-        .policies
-        .iter()
-        .filter(|policy| {
-            policy.namespace == workload.namespace && carries(&workload.labels, &policy.selector)
-        })
-        .map(IdentityPolicy::title)
-        .collect();
+    let selecting: Vec<String> =
+        set.policies.iter().filter(|policy| policy.selects(workload)).map(IdentityPolicy::title).collect();
     became.push(if selecting.is_empty() {
         "no policy selects it".to_owned()
     } else {

@@ -277,7 +277,6 @@ impl<'a> Work<'a> {
         for (id, end) in workloads.chain(RESERVED.map(|id| (id, End::Reserved(id)))) {
             let mut met = index.candidates(end);
             met.retain(|number| prepared.identity_conditions.get(number).is_some_and(|c| c.matches(end)));
-            met.sort_unstable();
             if met.is_empty() {
                 continue;
             }
@@ -316,7 +315,7 @@ pub(super) fn rule_info(
 ) -> RuleInfo {
     RuleInfo {
         policy: policy.title(),
-        kind: "IdentityPolicy",
+        kind: policy.kind,
         rule: Some(rule.name.clone().unwrap_or_else(|| format!("#{}", place + 1))),
         direction: direction.into(),
         origin: rule.origin.clone(),

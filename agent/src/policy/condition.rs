@@ -6,6 +6,7 @@ use waxseal_common::address::Address;
 use waxseal_common::ids::IdentityId;
 
 use super::addresses::range_covers;
+use super::clause::{Clause, Test, Tests};
 use super::pattern::IdentityPattern;
 use super::set::{AddressRange, Entity, Fields, Peer};
 use crate::cidr::Cidr;
@@ -24,6 +25,8 @@ pub(super) struct Conditions {
 pub(super) struct IdentityCondition {
     is: Who,
     not: Who,
+    /// Negated or not, and the tests.
+    clauses: Vec<(bool, Vec<Test>)>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
@@ -40,6 +43,8 @@ struct Who {
 pub(super) struct AddressCondition {
     pub(super) is: Option<AddressRange>,
     pub(super) not: Option<AddressRange>,
+    /// Negated or not, and the ranges.
+    pub(super) clauses: Vec<(bool, Vec<AddressRange>)>,
 }
 
 /// An end as the conditions see it.
@@ -62,22 +67,53 @@ impl Conditions {
         if is.entity == Some(Entity::Any) {
             is.entity = None;
         }
-        let identity = IdentityCondition { is, not: Who::of(&peer.not) };
-        let address = AddressCondition { is: peer.is.range.clone(), not: peer.not.range.clone() };
+        let mut identity = IdentityCondition { is, not: Who::of(&peer.not), clauses: Vec::new() };
+        let mut address =
+            AddressCondition { is: peer.is.range.clone(), not: peer.not.range.clone(), clauses: Vec::new() };
+        for Clause { negated, tests } in &peer.clauses {
+            match tests {
+                Tests::Address(ranges) => address.clauses.push((*negated, ranges.clone())),
+                Tests::Identity(tests) if tests.contains(&Test::Entity(Entity::Any)) => {
+                    if *negated {
+                        return None;
+                    }
+                }
+                Tests::Identity(tests) => identity.clauses.push((*negated, tests.clone())),
+            }
+        }
         Some(Self {
             identity: Some(identity).filter(|condition| !condition.is_empty()),
-            address: Some(address).filter(|condition| condition.is.is_some() || condition.not.is_some()),
+            address: Some(address).filter(|condition| !condition.is_empty()),
         })
     }
 }
 
 impl IdentityCondition {
     fn is_empty(&self) -> bool {
-        self.is == Who::default() && self.not == Who::default()
+        self.is == Who::default() && self.not == Who::default() && self.clauses.is_empty()
     }
 
     pub(super) fn matches(&self, end: End<'_>) -> bool {
-        self.is.fields().all(|field| field.matches(end)) && !self.not.fields().any(|field| field.matches(end))
+        self.is.fields().all(|field| field.matches(end))
+            && !self.not.fields().any(|field| field.matches(end))
+            && self
+                .clauses
+                .iter()
+                .all(|(negated, tests)| tests.iter().any(|t| test_holds(t, end)) != *negated)
+    }
+
+    /// Something it asks of which one must hold: what it can be filed under.
+    fn key_tests(&self) -> Option<&[Test]> {
+        let indexed = |test: &Test| {
+            matches!(
+                test,
+                Test::Identity(IdentityPattern::Exact(_))
+                    | Test::Namespace(_)
+                    | Test::Label { values: Some(_), .. }
+            )
+        };
+        let positive = self.clauses.iter().filter(|(negated, _)| !negated).map(|(_, tests)| tests.as_slice());
+        positive.filter(|tests| tests.iter().all(indexed)).min_by_key(|tests| usefulness(tests))
     }
 }
 
@@ -125,6 +161,23 @@ impl Field<'_> {
     }
 }
 
+/// The rarest first.
+fn usefulness(tests: &[Test]) -> u8 {
+    match tests.first() {
+        Some(Test::Identity(_)) | None => 0,
+        Some(Test::Label { .. }) => 1,
+        _ => 2,
+    }
+}
+
+fn test_holds(test: &Test, end: End<'_>) -> bool {
+    match (test, end) {
+        (Test::Entity(entity), end) => entity_matches(*entity, end),
+        (_, End::Reserved(_)) => false,
+        (test, End::Workload(workload)) => test.holds(workload.into()),
+    }
+}
+
 fn entity_matches(entity: Entity, end: End<'_>) -> bool {
     match (entity, end) {
         (Entity::Any, _) => true,
@@ -137,11 +190,39 @@ fn entity_matches(entity: Entity, end: End<'_>) -> bool {
 }
 
 impl AddressCondition {
+    fn is_empty(&self) -> bool {
+        self.is.is_none() && self.not.is_none() && self.clauses.is_empty()
+    }
+
     /// Whether the condition holds at an address.
     pub(super) fn holds(&self, address: Address) -> bool {
-        let place = Cidr::new(address, 128);
+        self.holds_in(Cidr::new(address, 128))
+    }
+
+    /// Whether the condition holds in `place`, outside of the ranges within it.
+    pub(super) fn holds_in(&self, place: Cidr) -> bool {
         self.is.as_ref().is_none_or(|range| range_covers(range, place))
             && !self.not.as_ref().is_some_and(|range| range_covers(range, place))
+            && self
+                .clauses
+                .iter()
+                .all(|(negated, ranges)| ranges.iter().any(|r| range_covers(r, place)) != *negated)
+    }
+
+    /// Every range that it names.
+    pub(super) fn ranges(&self) -> impl Iterator<Item = &AddressRange> {
+        let Self { is, not, clauses } = self;
+        is.iter().chain(not).chain(clauses.iter().flat_map(|(_, ranges)| ranges))
+    }
+
+    /// Ranges of which one must hold the address; `None` when the condition can hold anywhere.
+    pub(super) fn places(&self) -> Option<Vec<Cidr>> {
+        let positive = self.clauses.iter().find(|(negated, _)| !negated).map(|(_, ranges)| ranges.as_slice());
+        let ranges = self.is.as_ref().map(std::slice::from_ref).or(positive)?;
+        let mut cidrs: Vec<Cidr> = ranges.iter().map(|range| range.cidr).collect();
+        cidrs.sort_unstable();
+        cidrs.dedup();
+        Some(cidrs)
     }
 }
 
@@ -168,9 +249,31 @@ impl<'a> Index<'a> {
             (Some(IdentityPattern::Exact(id)), _, _) => self.by_identity.entry(id).or_default(),
             (_, Some((key, value)), _) => self.by_label.entry((key.as_str(), value.as_str())).or_default(),
             (_, _, Some(namespace)) => self.by_namespace.entry(namespace.as_str()).or_default(),
-            _ => &mut self.anything,
+            _ => match condition.key_tests() {
+                Some(tests) => return self.insert_tests(number, tests),
+                None => &mut self.anything,
+            },
         };
         list.push(number);
+    }
+
+    fn insert_tests(&mut self, number: u32, tests: &'a [Test]) {
+        for test in tests {
+            match test {
+                Test::Identity(IdentityPattern::Exact(id)) => {
+                    self.by_identity.entry(id).or_default().push(number);
+                }
+                Test::Namespace(namespace) => {
+                    self.by_namespace.entry(namespace.as_str()).or_default().push(number);
+                }
+                Test::Label { key, values: Some(values) } => {
+                    for value in values {
+                        self.by_label.entry((key.as_str(), value.as_str())).or_default().push(number);
+                    }
+                }
+                _ => self.anything.push(number),
+            }
+        }
     }
 
     /// The numbers of those that can hold; those left out cannot.
@@ -183,6 +286,8 @@ impl<'a> Index<'a> {
                 found.extend(self.by_label.get(&(key.as_str(), value.as_str())).into_iter().flatten());
             }
         }
+        found.sort_unstable();
+        found.dedup();
         found
     }
 }

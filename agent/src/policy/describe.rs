@@ -7,6 +7,7 @@ use waxseal_common::ids::{IdentityId, RuleId};
 use waxseal_common::tables::{AddressRow, Outcome, PortRange, PortSet, Subject};
 use waxseal_common::verdict::Direction;
 
+use super::clause::{Clause, Target, Test, Tests};
 use super::compiled::Compiled;
 use super::ports::Ports;
 use super::set::{Action, AddressRange, Fields, Peer, Rule, direction_word};
@@ -66,8 +67,69 @@ impl fmt::Display for Peer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut parts = field_texts(&self.is);
         parts.extend(field_texts(&self.not).into_iter().map(|text| format!("not {text}")));
+        parts.extend(self.clauses.iter().map(ToString::to_string));
+        if parts.is_empty() {
+            return f.write_str("everybody");
+        }
         f.write_str(&parts.join(" and "))
     }
+}
+
+impl fmt::Display for Clause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let texts: Vec<String> = match &self.tests {
+            Tests::Identity(tests) => tests.iter().map(ToString::to_string).collect(),
+            Tests::Address(ranges) => ranges.iter().map(ToString::to_string).collect(),
+        };
+        let not = if self.negated { "not " } else { "" };
+        match texts.as_slice() {
+            [] if self.negated => f.write_str("anybody"),
+            [] => f.write_str("nobody"),
+            [one] => write!(f, "{not}{one}"),
+            several => write!(f, "{not}({})", several.join(" or ")),
+        }
+    }
+}
+
+impl fmt::Display for Test {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Identity(pattern) => write!(f, "identity {pattern}"),
+            Self::TrustDomain(domain) => write!(f, "trust domain {domain}"),
+            Self::PathNamespace(pattern) => write!(f, "namespace {pattern} in the SPIFFE ID"),
+            Self::ServiceAccount(name) => write!(f, "service account {name}"),
+            Self::Namespace(namespace) => write!(f, "namespace {namespace}"),
+            Self::Label { key, values: None } => write!(f, "label {}", escape(key)),
+            Self::Label { key, values: Some(values) } => {
+                write!(f, "label {}={}", escape(key), escape(&values.join("|")))
+            }
+            Self::Entity(entity) => write!(f, "entity {}", entity.word()),
+            Self::NamespaceLabels { .. } => f.write_str("labels of the namespace"),
+        }
+    }
+}
+
+/// Whom a policy selects.
+pub(super) fn target_text(target: &Target, except: &[Target]) -> String {
+    let Target { namespace, labels, clauses } = target;
+    let place = match namespace {
+        Some(namespace) => format!("of namespace {namespace}"),
+        None => "of every namespace".to_owned(),
+    };
+    let mut asked = Vec::new();
+    if !labels.is_empty() {
+        asked.push(labels_text(labels));
+    }
+    asked.extend(clauses.iter().map(ToString::to_string));
+    let mut text = match asked.as_slice() {
+        [] => format!("every workload {place}"),
+        asked => format!("workloads {place} with {}", asked.join(" and ")),
+    };
+    for (index, other) in except.iter().enumerate() {
+        text.push_str(if index == 0 { ", but not " } else { ", nor " });
+        text.push_str(&target_text(other, &[]));
+    }
+    text
 }
 
 fn field_texts(fields: &Fields) -> Vec<String> {

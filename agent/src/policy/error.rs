@@ -133,17 +133,33 @@ pub enum Problem {
     /// No `apiVersion`.
     #[error("`apiVersion` is missing; write `apiVersion: {}`", super::schema::API_VERSION)]
     NoApiVersion,
-    /// An `apiVersion` of somebody else.
-    #[error("unknown apiVersion `{0}`; known: {known}", known = super::schema::API_VERSION)]
-    ApiVersion(String),
+    /// An `apiVersion` that is not read here.
+    #[error("unknown apiVersion `{found}`{}; known: {}", meant(near.as_deref()), super::kinds::versions().join(", "))]
+    ApiVersion {
+        /// As written.
+        found: String,
+        /// What was probably meant.
+        near: Option<String>,
+    },
     /// No `kind`.
-    #[error("`kind` is missing; known kinds: {}", super::schema::KINDS.join(", "))]
-    NoKind,
+    #[error("`kind` is missing; known kinds of {version}: {}", known.join(", "))]
+    NoKind {
+        /// The `apiVersion`.
+        version: &'static str,
+        /// The kinds it has here.
+        known: Vec<&'static str>,
+    },
     /// A `kind` that this version does not have.
-    #[error("unknown kind `{found}`; known: {}", super::schema::KINDS.join(", "))]
+    #[error("unknown kind `{found}` of {version}{}; known: {}", meant(near.as_deref()), known.join(", "))]
     Kind {
         /// As written.
         found: String,
+        /// The `apiVersion`.
+        version: &'static str,
+        /// What was probably meant.
+        near: Option<String>,
+        /// The kinds it has here.
+        known: Vec<&'static str>,
     },
     /// The same object twice.
     #[error("{kind} {title} is already defined at {first}")]
@@ -168,14 +184,107 @@ pub enum Problem {
     #[error("`{0}` is no rule name; rule names are 1 to 128 printable ASCII characters without `#`")]
     RuleName(String),
     /// A word out of a small set.
-    #[error("unknown {what} `{found}`; known: {known}")]
+    #[error("unknown {what} `{found}`{}; known: {known}", meant(near.as_deref()))]
     Word {
         /// What the word is for.
         what: &'static str,
         /// As written.
         found: String,
+        /// What was probably meant.
+        near: Option<String>,
         /// The words that are allowed.
         known: String,
+    },
+    /// A key that this place does not have.
+    #[error("unknown key `{key}`{}; allowed here: {}", meant(near.as_deref()), known.join(", "))]
+    UnknownKey {
+        /// As written, escaped.
+        key: String,
+        /// What was probably meant.
+        near: Option<String>,
+        /// The keys that are allowed.
+        known: Vec<String>,
+    },
+    /// A key that must be there.
+    #[error("`{0}` is missing")]
+    Missing(&'static str),
+    /// A key without a value.
+    #[error("a value is missing; leave the key out, or quote an empty text")]
+    NoValue,
+    /// Another type of value.
+    #[error("expected {expected}, found {found}{}", if *quote { "; put it in quotes" } else { "" })]
+    Expected {
+        /// What should be here.
+        expected: &'static str,
+        /// What is here.
+        found: &'static str,
+        /// Whether quotes would help.
+        quote: bool,
+    },
+    /// A port that is none.
+    #[error("this is no port; ports are 1 to 65535, in decimal digits without leading zeros")]
+    Port,
+    /// Items of a list whose places cannot be told.
+    #[error(
+        "the items of this list cannot be told apart; write them as documents of their own, with `---` between them"
+    )]
+    ListItem,
+    /// A cluster-wide document with a namespace.
+    #[error("a document of this kind lives in no namespace; leave the key out")]
+    NotNamespaced,
+    /// Something of another system that nothing here can stand for, and that may not be left out.
+    #[error("`{field}` cannot be honoured here: {why}")]
+    Unsupported {
+        /// The key or the word, escaped.
+        field: String,
+        /// Why not.
+        why: &'static str,
+    },
+    /// A list that would turn a DENY into nothing.
+    #[error("an empty `{0}` matches nothing, so this would deny nothing; leave the key out")]
+    EmptyDeny(&'static str),
+    /// A list that must name something.
+    #[error("`{0}` is empty; it must name something")]
+    Empty(&'static str),
+    /// Keys that exclude each other.
+    #[error("`{0}` and `{1}` cannot stand in one rule; write two rules")]
+    Together(&'static str, &'static str),
+    /// Settings for ports that belong to no workload.
+    #[error("`portLevelMtls` needs a `selector`: ports are set for workloads, not for whole namespaces")]
+    PortsWithoutSelector,
+    /// A selector that would leave its namespace.
+    #[error(
+        "a document in namespace `{namespace}` selects only workloads of that namespace; leave `{key}` out"
+    )]
+    LeavesNamespace {
+        /// The namespace of the document.
+        namespace: String,
+        /// The key that names another.
+        key: String,
+    },
+    /// A label expression whose values do not fit its operator.
+    #[error("the operator `{operator}` {}", if *wanted { "needs `values`" } else { "takes no `values`" })]
+    Values {
+        /// The operator.
+        operator: &'static str,
+        /// Whether it needs values.
+        wanted: bool,
+    },
+    /// An `endPort` that makes no range.
+    #[error("`endPort` needs a `port` that is a number and not above it")]
+    EndPort,
+    /// An annotation that is neither true nor false.
+    #[error("`istio.io/dry-run` is `\"true\"` or `\"false\"`")]
+    DryRun,
+    /// A principal that could be no SPIFFE ID.
+    #[error(
+        "no workload can be `{text}`: a principal is a SPIFFE ID without `spiffe://`, as `cluster.local/ns/shop/sa/web`; {source}"
+    )]
+    Principal {
+        /// As written, escaped.
+        text: String,
+        /// Why not.
+        source: PatternError,
     },
     /// An empty label key, or one with unprintable characters.
     #[error("`{0}` is no label: key and value are up to 253 printable characters, and the key is not empty")]
@@ -231,6 +340,11 @@ pub enum Problem {
     Executable,
 }
 
+/// `, probably ...`, when there is something like it.
+fn meant(near: Option<&str>) -> String {
+    near.map(|word| format!(", probably `{word}`")).unwrap_or_default()
+}
+
 /// What the YAML reader says, in its words, escaped.
 #[derive(Debug, Error)]
 #[error("{message}")]
@@ -249,7 +363,9 @@ fn message(error: &serde_saphyr::Error) -> String {
     use serde_saphyr::Error as Yaml;
     match error.without_snippet() {
         Yaml::SerdeUnknownField { field, expected, .. } => {
-            format!("unknown key `{}`; allowed here: {}", crate::escape::escape(field), expected.join(", "))
+            let near = super::nearest::nearest(field, expected.iter().copied());
+            let (field, known) = (crate::escape::escape(field), expected.join(", "));
+            format!("unknown key `{field}`{}; allowed here: {known}", meant(near))
         }
         Yaml::SerdeMissingField { field, .. } => format!("`{field}` is missing"),
         Yaml::DuplicateMappingKey { key, .. } => match key {

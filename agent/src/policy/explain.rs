@@ -13,7 +13,7 @@ use waxseal_common::verdict::{Direction, Judgement, Peer as OtherEnd, Question, 
 
 use super::compile::{CompileError, Compiler, rule_info};
 use super::compiled::{Compiled, RuleInfo};
-use super::condition::{Conditions, End, carries};
+use super::condition::{Conditions, End};
 use super::describe::{labels_text, ports_text, reserved_word, rule_text};
 use super::ports::{Ports, PortsError};
 use super::set::{Action, IdentityPolicy, NodeDefaults, PolicySet, Rule, direction_word};
@@ -274,9 +274,7 @@ impl Told<'_> {
             .set
             .policies
             .iter()
-            .filter(|policy| {
-                policy.namespace == subject.namespace && carries(&subject.labels, &policy.selector)
-            })
+            .filter(|policy| policy.selects(subject))
             .filter(|policy| policy.rules(direction).is_some())
             .collect();
         if speaking.is_empty() {

@@ -2,24 +2,31 @@
 //! sees all of them at once.
 
 use std::collections::HashMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use serde_saphyr::Spanned;
+use serde_saphyr::{Location, Spanned};
 
 use super::error::{GATHERED, LoadError, LoadErrors, Problem};
+use super::import::{self, PeerAuthentication};
+use super::kinds::{self, Kind};
+use super::nearest::nearest;
 use super::reader::{Reader, shown};
-use super::schema::{API_VERSION, Head};
-use super::set::{IdentityPolicy, Mesh, Namespace, PolicySet};
+use super::schema::Head;
+use super::set::{IdentityPolicy, Mesh, Namespace, PolicySet, Silent};
 use super::stream::Part;
 use super::warning::Warning;
 use crate::spiffe::TrustDomain;
-use crate::workload::{Origin, Workload};
+use crate::workload::{Labels, Origin, Workload};
+
+/// How deep lists may stand in lists.
+const MAX_NESTING: u8 = 2;
 
 /// What all files read so far hold.
 #[derive(Debug)]
 pub(super) struct Gathered<'a> {
     trust_domain: &'a TrustDomain,
     set: PolicySet,
+    peer_authentication: Vec<PeerAuthentication>,
     seen: HashMap<(&'static str, String), Origin>,
     pub(super) errors: Vec<LoadError>,
     pub(super) warnings: Vec<Warning>,
@@ -30,6 +37,7 @@ impl<'a> Gathered<'a> {
         Self {
             trust_domain,
             set: PolicySet::default(),
+            peer_authentication: Vec::new(),
             seen: HashMap::new(),
             errors: Vec::new(),
             warnings: Vec::new(),
@@ -44,19 +52,37 @@ impl<'a> Gathered<'a> {
         }
         self.set.files = files;
         self.set.warnings = self.warnings;
+        import::resolve_peer_authentication(self.peer_authentication, &mut self.set);
+        import::resolve_namespaces(&mut self.set);
+        self.set.policies.sort_by(|a, b| a.origin.cmp(&b.origin));
         Ok(self.set)
     }
 
     /// Reads one document of a file, unless there are mistakes enough already.
     pub(super) fn read(&mut self, file: &Path, text: &str, part: Part<'_>) {
+        self.read_nested(file, text, part, 0);
+    }
+
+    fn read_nested(&mut self, file: &Path, text: &str, part: Part<'_>, depth: u8) {
         if self.errors.len() >= GATHERED {
             return;
         }
-        let mut reader = Reader::new(file, text, part);
-        if let Some(object) = read_object(&mut reader, self.trust_domain) {
-            self.add(&mut reader, object);
+        let mut reader = Reader::new(file, text, part, self.trust_domain);
+        let mut items = Vec::new();
+        match read_object(&mut reader) {
+            Some(Object::List) if depth >= MAX_NESTING => {
+                let _none: Option<()> = reader.refuse_start(Problem::ListItem);
+            }
+            Some(Object::List) => items = import::items(&mut reader),
+            Some(object) => self.add(&mut reader, object),
+            None => {}
         }
         self.errors.append(&mut reader.errors);
+        self.warnings.append(&mut reader.warnings);
+        for (item, before) in items {
+            let part = Part { text: &item, lines_before: part.lines_before + before };
+            self.read_nested(file, text, part, depth + 1);
+        }
     }
 
     fn add(&mut self, reader: &mut Reader<'_>, object: Object) {
@@ -69,55 +95,121 @@ impl<'a> Gathered<'a> {
             reader.refuse_at(&origin, Problem::SecondMesh { first: first.origin.clone() });
             return;
         }
-        self.seen.insert((kind, title), origin);
+        self.seen.insert((kind, title.clone()), origin.clone());
         match object {
-            Object::Policy(policy) => self.set.policies.push(*policy),
+            Object::Policies { policies, .. } => self.set.policies.extend(policies),
+            Object::PeerAuthentication(document) => self.peer_authentication.push(*document),
             Object::Workload(workload) => self.set.workloads.push(*workload),
             Object::Mesh(mesh) => self.set.mesh = Some(mesh),
             Object::Namespace(namespace) => {
                 self.set.namespaces.insert(namespace.name.clone(), namespace);
             }
+            Object::ClusterNamespace { name, labels, .. } => {
+                let became = "tells the labels of this namespace".to_owned();
+                self.set.silent.push(Silent { kind, title, origin, became });
+                self.set.namespace_labels.insert(name, labels);
+            }
+            Object::List => {}
         }
     }
 }
 
 /// One document, understood.
 enum Object {
-    Policy(Box<IdentityPolicy>),
+    /// A document that became any number of policies.
+    Policies {
+        kind: &'static str,
+        title: String,
+        origin: Origin,
+        policies: Vec<IdentityPolicy>,
+    },
+    PeerAuthentication(Box<PeerAuthentication>),
     Workload(Box<Workload>),
     Namespace(Namespace),
     Mesh(Mesh),
+    ClusterNamespace {
+        name: String,
+        labels: Labels,
+        origin: Origin,
+    },
+    List,
 }
 
 impl Object {
+    /// The policies of one document; all of them have its name and place.
+    fn policies(policies: Vec<IdentityPolicy>) -> Option<Self> {
+        let first = policies.first()?;
+        let (kind, title, origin) = (first.kind, first.title(), first.origin.clone());
+        Some(Self::Policies { kind, title, origin, policies })
+    }
+
     fn identity(&self) -> (&'static str, String, Origin) {
         match self {
-            Self::Policy(policy) => ("IdentityPolicy", policy.title(), policy.origin.clone()),
+            Self::Policies { kind, title, origin, .. } => (kind, title.clone(), origin.clone()),
+            Self::PeerAuthentication(document) => {
+                ("PeerAuthentication", document.title(), document.origin.clone())
+            }
             Self::Workload(workload) => ("Workload", workload.full_name(), workload.origin.clone()),
             Self::Namespace(namespace) => ("Namespace", namespace.name.clone(), namespace.origin.clone()),
             Self::Mesh(mesh) => ("Mesh", mesh.name.clone(), mesh.origin.clone()),
+            Self::ClusterNamespace { name, origin, .. } => ("Namespace (v1)", name.clone(), origin.clone()),
+            Self::List => ("List", String::new(), Origin { file: PathBuf::new(), line: 0, column: 0 }),
         }
     }
 }
 
-fn read_object(reader: &mut Reader<'_>, trust_domain: &TrustDomain) -> Option<Object> {
+/// The kind of a document and where it begins.
+fn read_kind(reader: &mut Reader<'_>) -> Option<(Kind, &'static str, Location)> {
     let head: Spanned<Head> = reader.parse()?;
     let place = head.referenced;
     let Head { api_version, kind } = head.value;
-    match &api_version {
-        None => reader.refuse(place, Problem::NoApiVersion)?,
-        Some(version) if version.value != API_VERSION => {
-            reader.refuse(version.referenced, Problem::ApiVersion(shown(version)))?;
-        }
-        Some(_) => {}
+    let Some(written) = api_version else { return reader.refuse(place, Problem::NoApiVersion) };
+    let Some((version, kinds)) = kinds::version(&written.value) else {
+        let near = kinds::near(&written.value).map(str::to_owned);
+        return reader.refuse(written.referenced, Problem::ApiVersion { found: shown(&written), near });
+    };
+    let known = kinds::names(kinds);
+    let Some(kind) = kind else { return reader.refuse(place, Problem::NoKind { version, known }) };
+    if let Some((name, kind)) = kinds.iter().find(|(name, _)| *name == kind.value) {
+        return Some((*kind, name, place));
     }
-    let Some(kind) = kind else { return reader.refuse(place, Problem::NoKind) };
+    let near = nearest(&kind.value, known.iter().copied()).map(str::to_owned);
+    reader.refuse(kind.referenced, Problem::Kind { found: shown(&kind), version, near, known })
+}
+
+fn read_object(reader: &mut Reader<'_>) -> Option<Object> {
+    let (kind, name, place) = read_kind(reader)?;
     let origin = reader.origin(place);
-    match kind.value.as_str() {
-        "IdentityPolicy" => reader.policy(origin).map(Box::new).map(Object::Policy),
-        "Workload" => reader.workload(origin, trust_domain).map(Box::new).map(Object::Workload),
-        "Namespace" => reader.namespace(origin).map(Object::Namespace),
-        "Mesh" => reader.mesh(origin).map(Object::Mesh),
-        _ => reader.refuse(kind.referenced, Problem::Kind { found: shown(&kind) }),
+    match kind {
+        Kind::IdentityPolicy => Object::policies(vec![reader.policy(origin)?]),
+        Kind::Workload => reader.workload(origin).map(Box::new).map(Object::Workload),
+        Kind::Namespace => reader.namespace(origin).map(Object::Namespace),
+        Kind::Mesh => reader.mesh(origin).map(Object::Mesh),
+        Kind::List => Some(Object::List),
+        Kind::NotAPolicy => {
+            let text = format!("a {name} says nothing about connections; it is not read");
+            reader.warn(place, "not-a-policy", text);
+            None
+        }
+        _ => read_foreign(reader, kind, origin),
     }
+}
+
+fn read_foreign(reader: &mut Reader<'_>, kind: Kind, origin: Origin) -> Option<Object> {
+    let node = reader.parse()?;
+    let policies = match kind {
+        Kind::PeerAuthentication => {
+            return reader.peer_authentication(&node).map(Box::new).map(Object::PeerAuthentication);
+        }
+        Kind::ClusterNamespace => {
+            let (name, labels) = reader.cluster_namespace(&node)?;
+            return Some(Object::ClusterNamespace { name, labels, origin });
+        }
+        Kind::AuthorizationPolicy => vec![reader.authorization_policy(&node)?],
+        Kind::NetworkPolicy => vec![reader.network_policy(&node)?],
+        Kind::CiliumNetworkPolicy => reader.cilium_policy(&node, true)?,
+        Kind::CiliumClusterwideNetworkPolicy => reader.cilium_policy(&node, false)?,
+        _ => return None,
+    };
+    Object::policies(policies)
 }

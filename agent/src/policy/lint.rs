@@ -3,7 +3,6 @@
 use waxseal_common::ids::protocol;
 use waxseal_common::verdict::Direction;
 
-use super::condition::carries;
 use super::pattern::IdentityPattern;
 use super::set::{Action, Entity, Fields, IdentityPolicy, Peer, PolicySet, Rule, direction_word};
 use super::warning::Warning;
@@ -40,9 +39,7 @@ fn lint_policy(set: &PolicySet, policy: &IdentityPolicy, found: &mut Found) {
             format!("{title} has neither ingress nor egress: it changes nothing"),
         );
     }
-    let selects = set.workloads.iter().any(|workload| {
-        workload.namespace == policy.namespace && carries(&workload.labels, &policy.selector)
-    });
+    let selects = set.workloads.iter().any(|workload| policy.selects(workload));
     // Without any Workload document the workloads are not known here, and every selector would be pointed out.
     if !set.workloads.is_empty() && !selects {
         found.warn(
@@ -86,9 +83,9 @@ fn lint_reach(rules: &[Rule], direction: Direction, found: &mut Found) {
 
 fn same_peers(a: &Rule, b: &Rule) -> bool {
     let texts = |rule: &Rule| {
-        rule.peers
-            .as_ref()
-            .map(|peers| peers.iter().map(|p| (p.is.clone(), p.not.clone())).collect::<Vec<_>>())
+        rule.peers.as_ref().map(|peers| {
+            peers.iter().map(|p| (p.is.clone(), p.not.clone(), p.clauses.clone())).collect::<Vec<_>>()
+        })
     };
     texts(a) == texts(b)
 }
@@ -96,10 +93,9 @@ fn same_peers(a: &Rule, b: &Rule) -> bool {
 fn matches_everything(rule: &Rule) -> bool {
     let everybody = Fields { entity: Some(Entity::Any), ..Fields::default() };
     rule.ports.is_none()
-        && rule
-            .peers
-            .as_ref()
-            .is_none_or(|peers| peers.iter().any(|peer| peer.is == everybody && peer.not.is_empty()))
+        && rule.peers.as_ref().is_none_or(|peers| {
+            peers.iter().any(|peer| peer.is == everybody && peer.not.is_empty() && peer.clauses.is_empty())
+        })
 }
 
 fn lint_rule(rule: &Rule, found: &mut Found) {
@@ -158,11 +154,7 @@ fn never_matches(peer: &Peer) -> bool {
 /// A workload that may call only whom rules allow, and no rule lets it ask for names.
 fn lint_name_resolution(set: &PolicySet, found: &mut Found) {
     for workload in &set.workloads {
-        let selecting = |policy: &&IdentityPolicy| {
-            policy.namespace == workload.namespace
-                && carries(&workload.labels, &policy.selector)
-                && !policy.is_shadow()
-        };
+        let selecting = |policy: &&IdentityPolicy| policy.selects(workload) && !policy.is_shadow();
         let policies: Vec<&IdentityPolicy> = set.policies.iter().filter(selecting).collect();
         let Some(denier) = policies.iter().find(|policy| policy.denies_by_default(Direction::Egress)) else {
             continue;

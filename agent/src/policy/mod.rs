@@ -8,6 +8,7 @@
 mod addresses;
 mod bind;
 mod check;
+mod clause;
 mod compile;
 mod compiled;
 mod condition;
@@ -16,9 +17,12 @@ mod error;
 mod explain;
 mod explain_text;
 mod gather;
+mod import;
 mod intern;
+mod kinds;
 mod lint;
 mod load;
+mod nearest;
 mod pattern;
 mod plan;
 mod ports;
@@ -36,16 +40,17 @@ mod tests;
 mod warning;
 
 pub use check::{CheckReport, DocumentReport, Sizes, check, expected_identities};
+pub use clause::{Clause, NamespaceLabel, Target, Test, Tests};
 pub use compile::{CompileError, Compiler};
 pub use compiled::{Compiled, Prefix, RuleDirection, RuleInfo};
 pub use error::{Excerpt, LoadError, LoadErrors, Problem, YamlProblem};
 pub use explain::{ExplainError, Explanation, Side, Step, explain, verdict_word};
 pub use load::{MAX_FILE_BYTES, MAX_FILES, Ownership, load, load_from, parse};
-pub use pattern::{IdentityPattern, PatternError};
+pub use pattern::{IdentityPattern, PatternError, TextPattern};
 pub use plan::{Capacity, Change, Pinned, Plan, PlanError, plan};
 pub use ports::{Ports, PortsError};
 pub use set::{
     Action, AddressRange, Entity, Fields, IdentityPolicy, Mesh, MeshPeer, Namespace, NodeDefaults, Peer,
-    PolicySet, Refuse, Rule, direction_word,
+    PolicySet, Posture, Refuse, Rule, Silent, direction_word,
 };
 pub use warning::Warning;

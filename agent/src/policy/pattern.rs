@@ -15,7 +15,7 @@ pub enum IdentityPattern {
     Exact(SpiffeId),
     /// IDs that begin with this text.
     Prefix(String),
-    /// IDs that end with this text.
+    /// IDs that end with this text, `spiffe://` not counted.
     Suffix(String),
 }
 
@@ -33,6 +33,9 @@ pub enum PatternError {
         "a prefix begins with `spiffe://`, a whole trust domain and `/`, as in `spiffe://example.org/ns/shop/*`"
     )]
     Prefix,
+    /// No text at all.
+    #[error("an empty text matches nothing")]
+    Empty,
     /// A character that no SPIFFE ID has.
     #[error("no SPIFFE ID contains {0:?}, so this matches nothing")]
     Character(char),
@@ -78,12 +81,13 @@ impl IdentityPattern {
             Self::Any => true,
             Self::Exact(exact) => exact == id,
             Self::Prefix(prefix) => id.as_str().starts_with(prefix.as_str()),
-            Self::Suffix(suffix) => id.as_str().ends_with(suffix.as_str()),
+            // The slashes of `spiffe://` are not part of what a suffix is about.
+            Self::Suffix(suffix) => id.as_str()[SCHEME.len()..].ends_with(suffix.as_str()),
         }
     }
 }
 
-fn check_characters(path: &str) -> Result<(), PatternError> {
+pub(super) fn check_characters(path: &str) -> Result<(), PatternError> {
     match path.chars().find(|c| !(c.is_ascii_alphanumeric() || "/.-_".contains(*c))) {
         Some('*') => Err(PatternError::Star),
         Some(other) => Err(PatternError::Character(other)),
@@ -96,6 +100,53 @@ impl fmt::Display for IdentityPattern {
         match self {
             Self::Any => f.write_str("*"),
             Self::Exact(id) => id.fmt(f),
+            Self::Prefix(prefix) => write!(f, "{prefix}*"),
+            Self::Suffix(suffix) => write!(f, "*{suffix}"),
+        }
+    }
+}
+
+/// A short text with at most one star, at one end.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum TextPattern {
+    /// `*`: any text that is there.
+    Any,
+    /// Exactly this text.
+    Exact(String),
+    /// Texts that begin with this one.
+    Prefix(String),
+    /// Texts that end with this one.
+    Suffix(String),
+}
+
+impl TextPattern {
+    /// Reads a pattern as written.
+    pub fn parse(text: &str) -> Result<Self, PatternError> {
+        let (pattern, rest) = match (text.strip_prefix('*'), text.strip_suffix('*')) {
+            _ if text == "*" => return Ok(Self::Any),
+            (Some(rest), _) => (Self::Suffix(rest.to_owned()), rest),
+            (None, Some(rest)) => (Self::Prefix(rest.to_owned()), rest),
+            (None, None) => (Self::Exact(text.to_owned()), text),
+        };
+        if rest.is_empty() { Err(PatternError::Empty) } else { check_characters(rest).map(|()| pattern) }
+    }
+
+    /// Whether the pattern matches.
+    pub fn matches(&self, text: &str) -> bool {
+        match self {
+            Self::Any => true,
+            Self::Exact(exact) => exact == text,
+            Self::Prefix(prefix) => text.starts_with(prefix.as_str()),
+            Self::Suffix(suffix) => text.ends_with(suffix.as_str()),
+        }
+    }
+}
+
+impl fmt::Display for TextPattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Any => f.write_str("*"),
+            Self::Exact(text) => f.write_str(text),
             Self::Prefix(prefix) => write!(f, "{prefix}*"),
             Self::Suffix(suffix) => write!(f, "*{suffix}"),
         }
@@ -119,6 +170,7 @@ mod tests {
             ("spiffe://a.org/*", "spiffe://a.org/x", true),
             ("*/sa/web", "spiffe://b.org/ns/shop/sa/web", true),
             ("*/sa/web", "spiffe://b.org/ns/shop/sa/web/x", false),
+            ("*/b.org/x", "spiffe://b.org/x", false),
         ] {
             let (pattern, id) = (IdentityPattern::parse(pattern).unwrap(), id.parse().unwrap());
             assert_eq!(pattern.matches(&id), expected, "{pattern} against {id}");

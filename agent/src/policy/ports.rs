@@ -94,6 +94,11 @@ impl Ports {
         Ok(vec![Self { protocol, low, high }])
     }
 
+    /// One port of TCP.
+    pub const fn tcp(port: u16) -> Self {
+        Self { protocol: protocol::TCP, low: port, high: port }
+    }
+
     /// Whether a connection to this port is meant.
     pub const fn contains(self, protocol: u8, port: u16) -> bool {
         self.protocol == protocol && self.low <= port && port <= self.high
@@ -134,6 +139,39 @@ impl fmt::Display for Ports {
             (low, high) => write!(f, "{low}-{high}/{word}"),
         }
     }
+}
+
+/// The ports that are in both lists.
+pub(super) fn both(one: &[Ports], other: &[Ports]) -> Vec<Ports> {
+    let mut found = Vec::new();
+    for a in one {
+        for b in other.iter().filter(|b| b.protocol == a.protocol) {
+            let (low, high) = (a.low.max(b.low), a.high.min(b.high));
+            if low <= high {
+                found.push(Ports { protocol: a.protocol, low, high });
+            }
+        }
+    }
+    found
+}
+
+/// Every port of TCP but these; with `others`, everything that is no TCP too.
+pub(super) fn but_tcp(but: &[u16], others: bool) -> Vec<Ports> {
+    let mut but = but.to_vec();
+    but.sort_unstable();
+    let mut found = Vec::new();
+    let mut next = Some(0u16);
+    for port in but {
+        if let Some(low) = next.filter(|low| *low < port) {
+            found.push(Ports { protocol: protocol::TCP, low, high: port - 1 });
+        }
+        next = port.checked_add(1);
+    }
+    found.extend(next.map(|low| Ports { protocol: protocol::TCP, low, high: u16::MAX }));
+    if others {
+        found.extend((0..=u8::MAX).filter(|number| *number != protocol::TCP).map(Ports::whole));
+    }
+    found
 }
 
 /// One rule as far as a row is concerned.

@@ -2,6 +2,7 @@
 
 use serde_saphyr::Spanned;
 
+use super::clause::Target;
 use super::error::Problem;
 use super::pattern::IdentityPattern;
 use super::ports::Ports;
@@ -9,7 +10,7 @@ use super::reader::{Reader, shown};
 use super::schema::{
     Document, EgressRule, IngressRule, LabelMap, Namespaced, NotSpec, PeerSpec, PolicySpec, Text,
 };
-use super::set::{Action, AddressRange, Entity, Fields, IdentityPolicy, Peer, Rule};
+use super::set::{Action, AddressRange, Entity, Fields, IdentityPolicy, Peer, Posture, Rule};
 use crate::workload::{Labels, Origin};
 
 /// The longest name of a rule, in characters.
@@ -58,7 +59,20 @@ impl Reader<'_> {
         });
         let name = self.name(&metadata.name);
         let namespace = self.namespace_name(metadata.namespace.as_ref());
-        Some(IdentityPolicy { namespace: namespace?, name: name?, selector, mode, ingress, egress, origin })
+        let (namespace, name) = (namespace?, name?);
+        Some(IdentityPolicy {
+            kind: "IdentityPolicy",
+            part: 0,
+            target: Target { namespace: Some(namespace.clone()), labels: selector, clauses: Vec::new() },
+            except: Vec::new(),
+            posture: Posture::default(),
+            namespace,
+            name,
+            mode,
+            ingress,
+            egress,
+            origin,
+        })
     }
 
     fn rules<T>(&mut self, rules: Vec<Spanned<T>>, parts: impl Fn(T) -> RuleParts) -> Vec<Rule> {
@@ -124,7 +138,7 @@ impl Reader<'_> {
         if is.is_empty() && not.is_empty() && self.errors.len() == mistakes {
             self.refuse(place, Problem::EmptyPeer)?;
         }
-        Some(Peer { is, not, origin: self.origin(place) })
+        Some(Peer { is, not, clauses: Vec::new(), origin: self.origin(place) })
     }
 
     fn fields(&mut self, texts: FieldTexts) -> Fields {

@@ -7,11 +7,11 @@ use serde_saphyr::Spanned;
 use super::error::Problem;
 use super::reader::Reader;
 use super::schema::{ContainerSpec, Document, Labelled, SelectorSpec, WorkloadSpec};
-use crate::spiffe::{SpiffeId, TrustDomain};
+use crate::spiffe::SpiffeId;
 use crate::workload::{ContainerSelector, ExecutableSelector, Glob, Origin, Selector, Workload};
 
 impl Reader<'_> {
-    pub(super) fn workload(&mut self, origin: Origin, trust_domain: &TrustDomain) -> Option<Workload> {
+    pub(super) fn workload(&mut self, origin: Origin) -> Option<Workload> {
         let Document { metadata, spec, .. } = self.parse::<Document<Labelled, WorkloadSpec>>()?;
         let Labelled { name: name_text, namespace, labels } = metadata;
         let WorkloadSpec { selector, spiffe_id, mode } = spec;
@@ -23,7 +23,7 @@ impl Reader<'_> {
         let (name, namespace) = (name?, namespace?);
         let spiffe_id = match spiffe_id {
             Some(text) => self.parsed(&text, str::parse::<SpiffeId>)?,
-            None => match SpiffeId::for_workload(trust_domain, &namespace, &name) {
+            None => match SpiffeId::for_workload(self.trust_domain, &namespace, &name) {
                 Ok(id) => id,
                 Err(error) => return self.refuse(name_text.referenced, error.into()),
             },

@@ -8,11 +8,14 @@ use waxseal_common::tables::Mode;
 
 use super::error::{GATHERED, LoadError, Problem, YamlProblem};
 use super::load::excerpt;
+use super::nearest::nearest;
 use super::schema::{Document, LabelMap, MeshSpec, Named, NamespaceSpec, Text};
 use super::set::{Mesh, MeshPeer, Namespace, Refuse};
 use super::stream::Part;
+use super::warning::Warning;
 use crate::cidr::Cidr;
 use crate::escape::escape;
+use crate::spiffe::TrustDomain;
 use crate::workload::{Labels, Origin};
 
 /// The namespace of objects that name none.
@@ -27,11 +30,28 @@ pub(super) struct Reader<'a> {
     part: Part<'a>,
     /// A document with any mistake is refused with its whole set, so readers may go on with whatever they have.
     pub(super) errors: Vec<LoadError>,
+    /// What a person should look at.
+    pub(super) warnings: Vec<Warning>,
+    /// The trust domain of this node, in which names without one are.
+    pub(super) trust_domain: &'a TrustDomain,
 }
 
 impl<'a> Reader<'a> {
-    pub(super) fn new(file: &'a Path, text: &'a str, part: Part<'a>) -> Self {
-        Self { file, text, part, errors: Vec::new() }
+    pub(super) fn new(file: &'a Path, text: &'a str, part: Part<'a>, trust_domain: &'a TrustDomain) -> Self {
+        Self { file, text, part, errors: Vec::new(), warnings: Vec::new(), trust_domain }
+    }
+
+    /// Notes what a person should look at.
+    pub(super) fn warn(&mut self, place: Location, code: &'static str, text: String) {
+        debug_assert!(super::warning::CODES.contains(&code), "{code} is not in the list");
+        if self.warnings.len() < GATHERED {
+            self.warnings.push(Warning { origin: self.origin(place), code, text });
+        }
+    }
+
+    /// The text of the document.
+    pub(super) fn document(&self) -> &'a str {
+        self.part.text
     }
 
     /// The document as a `T`.
@@ -61,6 +81,11 @@ impl<'a> Reader<'a> {
     pub(super) fn refuse<T>(&mut self, place: Location, problem: Problem) -> Option<T> {
         let origin = self.origin(place);
         self.refuse_line(origin.line, origin.column, problem)
+    }
+
+    /// [`Self::refuse`] for the whole document.
+    pub(super) fn refuse_start<T>(&mut self, problem: Problem) -> Option<T> {
+        self.refuse_line(self.part.lines_before + 1, 0, problem)
     }
 
     /// [`Self::refuse`] for a place that is known already.
@@ -96,11 +121,23 @@ impl<'a> Reader<'a> {
         what: &'static str,
         words: &[(&str, T)],
     ) -> Option<T> {
-        if let Some((_, value)) = words.iter().find(|(word, _)| *word == text.value) {
+        self.spelled(&text.value, text.referenced, what, words)
+    }
+
+    /// [`Self::word`] for a text whose place is apart.
+    pub(super) fn spelled<T: Copy>(
+        &mut self,
+        text: &str,
+        place: Location,
+        what: &'static str,
+        words: &[(&str, T)],
+    ) -> Option<T> {
+        if let Some((_, value)) = words.iter().find(|(word, _)| *word == text) {
             return Some(*value);
         }
+        let near = nearest(text, words.iter().map(|(word, _)| *word)).map(str::to_owned);
         let known = words.iter().map(|(word, _)| *word).collect::<Vec<_>>().join(", ");
-        self.refuse(text.referenced, Problem::Word { what, found: shown(text), known })
+        self.refuse(place, Problem::Word { what, found: escape(text).into_owned(), near, known })
     }
 
     pub(super) fn mode(&mut self, text: Option<&Text>) -> Option<Mode> {
@@ -110,12 +147,16 @@ impl<'a> Reader<'a> {
 
     /// A name that can stand in a SPIFFE ID, in a file:line and on a terminal as it is.
     pub(super) fn name(&mut self, text: &Text) -> Option<String> {
-        let name = text.value.as_str();
+        self.plain_name(&text.value, text.referenced)
+    }
+
+    /// [`Self::name`] for a text whose place is apart.
+    pub(super) fn plain_name(&mut self, name: &str, place: Location) -> Option<String> {
         let plain = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte));
         if plain && (1..=MAX_NAME).contains(&name.len()) && name != "." && name != ".." {
             return Some(name.to_owned());
         }
-        self.refuse(text.referenced, Problem::Name(shown(text)))
+        self.refuse(place, Problem::Name(escape(name).into_owned()))
     }
 
     pub(super) fn namespace_name(&mut self, text: Option<&Text>) -> Option<String> {
@@ -126,14 +167,20 @@ impl<'a> Reader<'a> {
     }
 
     pub(super) fn labels(&mut self, labels: &LabelMap) -> Labels {
-        let fits = |text: &str| text.len() <= MAX_NAME && !text.chars().any(char::is_control);
         for (key, value) in &labels.value {
-            if key.is_empty() || !fits(key) || !fits(value) {
-                let shown = escape(&format!("{key}: {value}")).into_owned();
-                let _none: Option<()> = self.refuse(labels.referenced, Problem::Label(shown));
-            }
+            let _ok = self.label(key, value, labels.referenced);
         }
         labels.value.clone()
+    }
+
+    /// Whether a label is one that can be shown.
+    pub(super) fn label(&mut self, key: &str, value: &str, place: Location) -> Option<()> {
+        let fits = |text: &str| text.len() <= MAX_NAME && !text.chars().any(char::is_control);
+        if !key.is_empty() && fits(key) && fits(value) {
+            return Some(());
+        }
+        let shown = escape(&format!("{key}: {value}")).into_owned();
+        self.refuse(place, Problem::Label(shown))
     }
 
     pub(super) fn cidr(&mut self, text: &Text) -> Option<Cidr> {
@@ -192,6 +239,8 @@ fn options() -> Options {
             max_replay_stack_depth: 16,
         },
         merge_keys: MergeKeyPolicy::Error,
+        leading_zero_numbers_as_strings: true,
+        underscored_numbers_as_strings: true,
         strict_booleans: true,
         emit_comments: false,
         reject_unsupported_tags: true,

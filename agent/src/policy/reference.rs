@@ -10,6 +10,7 @@ use waxseal_common::ids::IdentityId;
 use waxseal_common::tables::Mode;
 use waxseal_common::verdict::{Direction, Judgement, Peer as OtherEnd, Reason, Verdict};
 
+use super::clause::{Target, Test, Tests};
 use super::compiled::RuleInfo;
 use super::pattern::IdentityPattern;
 use super::set::{Action, AddressRange, Entity, Fields, IdentityPolicy, NodeDefaults, Peer, PolicySet, Rule};
@@ -113,8 +114,60 @@ pub fn judge(
 }
 
 fn selects(policy: &IdentityPolicy, workload: &IdentityInfo) -> bool {
-    policy.namespace == workload.namespace
-        && policy.selector.iter().all(|(key, value)| workload.labels.get(key) == Some(value))
+    let bound = |target: &Target| {
+        target.namespace.as_ref().is_none_or(|namespace| *namespace == workload.namespace)
+            && target.labels.iter().all(|(key, value)| workload.labels.get(key) == Some(value))
+            && target.clauses.iter().all(|clause| match &clause.tests {
+                Tests::Identity(tests) => {
+                    let mut met = tests.iter().filter(|test| test_met(test, workload.id, Some(workload)));
+                    met.next().is_some() != clause.negated
+                }
+                Tests::Address(_) => false,
+            })
+    };
+    bound(&policy.target) && !policy.except.iter().any(bound)
+}
+
+/// Whether one test of a clause holds for an end.
+fn test_met(test: &Test, id: IdentityId, info: Option<&IdentityInfo>) -> bool {
+    let Some(workload) = info else {
+        return match test {
+            Test::Entity(entity) => entity_met(*entity, id, info),
+            _ => false,
+        };
+    };
+    let text = workload.spiffe_id.as_str().strip_prefix("spiffe://").unwrap_or_default();
+    let parts: Vec<&str> = text.split('/').collect();
+    let kubernetes = match parts.as_slice() {
+        [_, "ns", namespace, "sa", account] => Some((*namespace, *account)),
+        _ => None,
+    };
+    match test {
+        Test::Identity(pattern) => pattern_matches(pattern, workload.spiffe_id.as_str()),
+        Test::TrustDomain(domain) => parts.first() == Some(&domain.as_str()),
+        Test::PathNamespace(pattern) => {
+            kubernetes.is_some_and(|(namespace, _)| star_matches(&pattern.to_string(), namespace))
+        }
+        Test::ServiceAccount(name) => kubernetes.is_some_and(|(_, account)| account == name),
+        Test::Namespace(namespace) => workload.namespace == *namespace,
+        Test::Label { key, values } => match (workload.labels.get(key), values) {
+            (None, _) => false,
+            (Some(_), None) => true,
+            (Some(value), Some(values)) => values.iter().any(|wanted| wanted == value),
+        },
+        Test::Entity(entity) => entity_met(*entity, id, info),
+        Test::NamespaceLabels { .. } => false,
+    }
+}
+
+fn entity_met(entity: Entity, id: IdentityId, info: Option<&IdentityInfo>) -> bool {
+    match entity {
+        Entity::Any => true,
+        Entity::AnyAuthenticated => info.is_some(),
+        Entity::Host => id == IdentityId::HOST,
+        Entity::World => id == IdentityId::WORLD,
+        Entity::Unmanaged => id == IdentityId::UNMANAGED,
+    }
 }
 
 fn mode(
@@ -160,9 +213,18 @@ fn who(peer: &Peer) -> Who {
             || fields.labels.is_some()
             || fields.entity.is_some_and(|entity| !harmless.contains(&entity))
     };
-    if peer.not.entity == Some(Entity::Any) {
+    let everything = |tests: &[Test]| tests.iter().any(|test| matches!(test, Test::Entity(Entity::Any)));
+    let (mut asked, mut nobody) = (false, peer.not.entity == Some(Entity::Any));
+    for clause in &peer.clauses {
+        match &clause.tests {
+            Tests::Identity(tests) if everything(tests) => nobody |= clause.negated,
+            Tests::Identity(_) => asked = true,
+            Tests::Address(_) => {}
+        }
+    }
+    if nobody {
         Who::Nobody
-    } else if asks(&peer.is, &[Entity::Any]) || asks(&peer.not, &[]) {
+    } else if asked || asks(&peer.is, &[Entity::Any]) || asks(&peer.not, &[]) {
         Who::Asked
     } else {
         Who::Anybody
@@ -205,9 +267,19 @@ impl Case<'_> {
     /// The first policy that allows something, or an empty list, or a namespace that denies by default.
     fn selected_by(&self, policies: &[&IdentityPolicy]) -> Option<String> {
         for policy in policies {
-            let Some(rules) = policy.rules(self.connection.direction) else { continue };
-            if rules.is_empty() || rules.iter().any(|rule| rule.action == Action::Allow) {
-                return Some(format!("{}/{}", policy.namespace, policy.name));
+            let said = match self.connection.direction {
+                Direction::Ingress => (&policy.ingress, policy.posture.ingress),
+                Direction::Egress => (&policy.egress, policy.posture.egress),
+            };
+            let denies = match said {
+                (None, _) => false,
+                (Some(_), Some(posture)) => posture,
+                (Some(rules), None) => {
+                    rules.is_empty() || rules.iter().any(|rule| rule.action == Action::Allow)
+                }
+            };
+            if denies {
+                return Some(policy.title());
             }
         }
         let namespace = self.set.namespaces.get(&self.workload.namespace)?;
@@ -230,7 +302,7 @@ impl Case<'_> {
                         Some(name) => format!("#{name}"),
                         None => format!("#{}", place + 1),
                     };
-                    titles.insert(format!("{}/{}{name}", policy.namespace, policy.name));
+                    titles.insert(format!("{}{name}", policy.title()));
                 }
             }
         }
@@ -255,7 +327,11 @@ impl Case<'_> {
         let ip = self.connection.peer_ip;
         let inside = peer.is.range.as_ref().is_none_or(|range| in_range(range, ip));
         let excluded = peer.not.range.as_ref().is_some_and(|range| in_range(range, ip));
-        if !inside || excluded {
+        let elsewhere = peer.clauses.iter().any(|clause| match &clause.tests {
+            Tests::Address(ranges) => ranges.iter().any(|range| in_range(range, ip)) == clause.negated,
+            Tests::Identity(_) => false,
+        });
+        if !inside || excluded || elsewhere {
             return Match::No;
         }
         match who(peer) {
@@ -277,7 +353,11 @@ impl Case<'_> {
         }
         let met = asked(&peer.is, id, info).into_iter().flatten().all(|met| met);
         let excluded = asked(&peer.not, id, info).into_iter().flatten().any(|met| met);
-        if met && !excluded { Match::Yes } else { Match::No }
+        let refused = peer.clauses.iter().any(|clause| match &clause.tests {
+            Tests::Identity(tests) => tests.iter().any(|test| test_met(test, id, info)) == clause.negated,
+            Tests::Address(_) => false,
+        });
+        if met && !excluded && !refused { Match::Yes } else { Match::No }
     }
 }
 
@@ -297,18 +377,18 @@ fn asked(fields: &Fields, id: IdentityId, info: Option<&IdentityInfo>) -> [Optio
         fields.labels.as_ref().map(|labels| {
             of_workload(&|w| labels.iter().all(|(key, value)| w.labels.get(key).is_some_and(|v| v == value)))
         }),
-        fields.entity.map(|entity| match entity {
-            Entity::Any => true,
-            Entity::AnyAuthenticated => info.is_some(),
-            Entity::Host => id == IdentityId::HOST,
-            Entity::World => id == IdentityId::WORLD,
-            Entity::Unmanaged => id == IdentityId::UNMANAGED,
-        }),
+        fields.entity.map(|entity| entity_met(entity, id, info)),
     ]
 }
 
 fn pattern_matches(pattern: &IdentityPattern, id: &str) -> bool {
-    let pattern = pattern.to_string();
+    // A suffix is about the ID without its scheme.
+    let text =
+        if matches!(pattern, IdentityPattern::Suffix(_)) { id.trim_start_matches("spiffe://") } else { id };
+    star_matches(&pattern.to_string(), text)
+}
+
+fn star_matches(pattern: &str, id: &str) -> bool {
     match (pattern.strip_prefix('*'), pattern.strip_suffix('*')) {
         (Some(suffix), _) => id.ends_with(suffix),
         (None, Some(prefix)) => id.starts_with(prefix),

@@ -40,8 +40,8 @@ impl Work<'_> {
         if let Some(number) = rows.sets.get(&key) {
             return Ok(*number);
         }
-        let titles = key.1.iter().map(|index| self.policies[*index].title()).collect();
-        let number = self.compiler.rule_sets.number(&(direction, titles))?;
+        let keys = key.1.iter().map(|index| self.policies[*index].key()).collect();
+        let number = self.compiler.rule_sets.number(&(direction, keys))?;
         self.write_rows(number, direction, &key.1, rows)?;
         rows.sets.insert(key, number);
         Ok(number)

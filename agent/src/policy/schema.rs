@@ -8,7 +8,6 @@ use serde::{Deserialize, Deserializer};
 use serde_saphyr::Spanned;
 
 pub(super) const API_VERSION: &str = "waxseal.dev/v1alpha1";
-pub(super) const KINDS: [&str; 4] = ["IdentityPolicy", "Workload", "Namespace", "Mesh"];
 
 /// A text with its place.
 pub(super) type Text = Spanned<String>;

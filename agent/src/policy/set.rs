@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use waxseal_common::tables::Mode;
 use waxseal_common::verdict::Direction;
 
+use super::clause::{Clause, Person, Target};
 use super::pattern::IdentityPattern;
 use super::ports::Ports;
 use super::warning::Warning;
@@ -19,14 +20,31 @@ pub struct PolicySet {
     pub policies: Vec<IdentityPolicy>,
     /// In document order.
     pub workloads: Vec<Workload>,
+    /// The labels of namespaces, where a document tells them.
+    pub namespace_labels: BTreeMap<String, Labels>,
     /// By name.
     pub namespaces: BTreeMap<String, Namespace>,
     /// At most one per node.
     pub mesh: Option<Mesh>,
+    /// Documents that were read and bind nobody.
+    pub silent: Vec<Silent>,
     /// What reading the files already found odd.
     pub warnings: Vec<Warning>,
     /// How many files were read.
     pub files: usize,
+}
+
+/// A document that was read and binds nobody by itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Silent {
+    /// Its kind.
+    pub kind: &'static str,
+    /// `namespace/name`, or the name.
+    pub title: String,
+    /// Where it is written.
+    pub origin: Origin,
+    /// What became of it, in words.
+    pub became: String,
 }
 
 /// What holds where no document speaks.
@@ -43,26 +61,57 @@ pub struct NodeDefaults {
 /// Who may talk to the workloads it selects, and to whom they may talk.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct IdentityPolicy {
-    /// The only namespace whose workloads it can select.
+    /// The kind of the document that says it.
+    pub kind: &'static str,
+    /// The namespace of the document; empty for one that lives in none.
     pub namespace: String,
-    /// Unique among the policies of its namespace.
+    /// Unique among the policies of its kind and namespace.
     pub name: String,
-    /// All of these labels must be on a workload; empty selects every workload of the namespace.
-    pub selector: Labels,
+    /// Tells apart the policies that one document became; 0 for the first.
+    pub part: u32,
+    /// Which workloads it selects.
+    pub target: Target,
+    /// Workloads that it does not select, although they are in the target.
+    pub except: Vec<Target>,
     /// `Enforce` raises the workloads it selects; the other two take the policy out of enforcement and judge it beside.
     pub mode: Option<Mode>,
     /// Rules about sources; `None` says nothing about them.
     pub ingress: Option<Vec<Rule>>,
     /// Rules about destinations; `None` says nothing about them.
     pub egress: Option<Vec<Rule>>,
+    /// Where the document says itself whether what no rule allows is denied.
+    pub posture: Posture,
     /// Where it is written.
     pub origin: Origin,
+}
+
+/// What a document says about traffic that no rule allows. `None` leaves it to the rules.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Posture {
+    /// About sources.
+    pub ingress: Option<bool>,
+    /// About destinations.
+    pub egress: Option<bool>,
 }
 
 impl IdentityPolicy {
     /// `namespace/name`, by which people know it.
     pub fn title(&self) -> String {
+        if self.namespace.is_empty() {
+            return self.name.clone();
+        }
         format!("{}/{}", self.namespace, self.name)
+    }
+
+    /// What no other policy has: kinds and parts can share a title.
+    pub(super) fn key(&self) -> String {
+        format!("{} {} {}", self.kind, self.title(), self.part)
+    }
+
+    /// Whether it binds a workload.
+    pub(super) fn selects<'a>(&self, workload: impl Into<Person<'a>>) -> bool {
+        let person = workload.into();
+        self.target.selects(person) && !self.except.iter().any(|target| target.selects(person))
     }
 
     /// Its rules in one direction; `None` when it says nothing about that direction.
@@ -80,8 +129,13 @@ impl IdentityPolicy {
 
     /// Whether the workloads it selects are denied what no rule allows: the list is empty, or some rule allows.
     pub fn denies_by_default(&self, direction: Direction) -> bool {
-        self.rules(direction)
-            .is_some_and(|rules| rules.is_empty() || rules.iter().any(|rule| rule.action == Action::Allow))
+        let posture = match direction {
+            Direction::Ingress => self.posture.ingress,
+            Direction::Egress => self.posture.egress,
+        };
+        let by_rules =
+            |rules: &[Rule]| rules.is_empty() || rules.iter().any(|rule| rule.action == Action::Allow);
+        self.rules(direction).is_some_and(|rules| posture.unwrap_or_else(|| by_rules(rules)))
     }
 }
 
@@ -116,6 +170,8 @@ pub struct Peer {
     pub is: Fields,
     /// What must not hold: none of the fields that are given.
     pub not: Fields,
+    /// What must hold as well, in documents that have lists; a native one has none.
+    pub clauses: Vec<Clause>,
     /// Where it is written.
     pub origin: Origin,
 }

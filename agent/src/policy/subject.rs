@@ -84,7 +84,7 @@ impl Work<'_> {
                 let policy = &self.policies[*index];
                 RuleInfo {
                     policy: policy.title(),
-                    kind: "IdentityPolicy",
+                    kind: policy.kind,
                     rule: None,
                     direction: direction.into(),
                     origin: policy.origin.clone(),

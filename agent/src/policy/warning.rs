@@ -6,6 +6,32 @@ use serde::Serialize;
 
 use crate::workload::Origin;
 
+/// Every code, so that a test can ask for each of them and filters can rely on them.
+pub(super) const CODES: [&str; 22] = [
+    "allows-everything",
+    "directory-not-read",
+    "empty-list",
+    "host-is-narrow",
+    "icmp-type",
+    "matches-nothing",
+    "matches-unauthenticated",
+    "named-port",
+    "never-matches",
+    "no-name-resolution",
+    "no-such-namespace",
+    "not-a-policy",
+    "open-prefix",
+    "overshadowed",
+    "repeated",
+    "request-conditions",
+    "says-nothing",
+    "sctp-port",
+    "selects-nothing",
+    "spiffe-scheme",
+    "unknown-peers",
+    "unreachable",
+];
+
 /// Something that a person should look at. A set of documents with warnings is applied all the same.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Warning {

@@ -12,7 +12,7 @@ use super::skb_ingress::stricter;
 use crate::case::Case;
 use crate::ctx::{self, Call};
 use crate::emit;
-use crate::judge::{Bench, route_key};
+use crate::judge::{Bench, remote, route_key};
 use crate::maps;
 use crate::notice;
 
@@ -84,7 +84,7 @@ fn leave(bench: &Bench, case: &Case, judged: Judgement) {
 /// translated on the way there. The agent hears of it now, so that the handshake is under way when the SYN comes.
 #[inline(always)]
 fn abroad(bench: &Bench, case: &Case) -> Peer {
-    let known = bench.remote(case);
+    let known = remote(case);
     let identity = IdentityId(known as u32);
     if identity.is_workload() {
         return Peer::Known(identity);
@@ -106,7 +106,7 @@ fn judge(bench: &Bench, call: &Call<'_>, case: &mut Case) -> (Direction, Judgeme
     let row = bench.address(&case.tuple.destination);
     let peer = match call.listener(&case.tuple.destination, case.tuple.destination_port) {
         Some(listener) if !listener.shared => Peer::Known(listener.owner.identity()),
-        None if bench.is_remote(&row) => abroad(bench, case),
+        None if bench.is_remote(row) => abroad(bench, case),
         None if !row.is_local() && !loopback => Peer::Known(bench.stranger(&case.tuple.destination)),
         _ => Peer::Unresolved,
     };
@@ -123,7 +123,7 @@ fn judge(bench: &Bench, call: &Call<'_>, case: &mut Case) -> (Direction, Judgeme
     let Peer::Known(other) = peer else { return (Direction::Egress, egress) };
     case.destination = other;
     // What the other node's rules say is the other node's business.
-    if !egress.verdict.passes() || !other.is_workload() || bench.is_remote(&row) {
+    if !egress.verdict.passes() || !other.is_workload() || bench.is_remote(row) {
         return (Direction::Egress, egress);
     }
     // The source address is not chosen yet; towards an address of this namespace the kernel takes the same one.

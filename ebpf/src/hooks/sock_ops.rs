@@ -62,7 +62,7 @@ fn connect(callback: &Callback<'_>) -> u32 {
     // A seal that leaves this node becomes another one at the border, and only a workload has a session to make it with.
     let row = bench.address(&record.tuple.destination);
     let local = record.tuple.destination.is_loopback() || row.is_local();
-    let remote = bench.is_remote(&row) && owner.identity().is_workload();
+    let remote = bench.is_remote(row) && owner.identity().is_workload();
     let mut flags = if local || remote { CALL_ON_WRITE } else { 0 };
     if owner.identity().is_workload() {
         record.flags = if local { Connection::SEALS } else { 0 };

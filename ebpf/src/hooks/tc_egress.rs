@@ -132,7 +132,7 @@ fn seal<const LINK: usize>(
             if write(frame, case, option, route) { NEXT } else { DROP }
         }
         route => {
-            let failure = route.map_or(Failure::Timeout as u16, |route| route.failure.into());
+            let failure = route.map_or(Failure::AgentAway as u16, |route| route.failure.into());
             let other = Other { identity: IdentityId::UNKNOWN, session: 0, failure };
             if !fresh && settings.mesh_until != 0 {
                 notice::tell(case, &key, Asks::Renew as u8);

@@ -9,7 +9,7 @@ use waxseal_common::verdict::{Direction, Judgement, Peer, Question, Reason, Verd
 use super::skb_ingress::{DROP, PASS, refusal, stricter};
 use crate::case::{self, Case};
 use crate::emit::{self, Telling};
-use crate::judge::{Bench, pack, unpack};
+use crate::judge::{Bench, pack, remote, unpack};
 use crate::maps;
 use crate::owner::Owner;
 use crate::packet::Packet;
@@ -107,9 +107,9 @@ fn judge_ends(packet: &Packet<'_>, bench: &Bench, case: &mut Case) -> (Direction
     let row = bench.address(&case.tuple.destination);
     let peer = match packet.receiver(&case.tuple.destination, case.tuple.destination_port) {
         Some(receiver) if !receiver.shared => Peer::Known(receiver.owner.identity()),
-        None if bench.is_remote(&row) => {
+        None if bench.is_remote(row) => {
             case.session = REMOTE;
-            match IdentityId(bench.remote(case) as u32) {
+            match IdentityId(remote(case) as u32) {
                 identity if identity.is_workload() => Peer::Known(identity),
                 _ => Peer::Unresolved,
             }

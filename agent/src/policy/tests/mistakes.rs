@@ -24,7 +24,7 @@ fn check(spec: &str, expected: &Expect) {
 #[test]
 fn a_mistake_is_shown_with_its_place_and_its_line() {
     expect![[r"
-        p.yaml:7:7: unknown key `fromm`; allowed here: name, action, from, ports
+        p.yaml:7:7: unknown key `fromm`, probably `from`; allowed here: name, action, from, ports
               7 |     - fromm: []
                 |       ^"]]
     .assert_eq(&refused(&format!("# why\n{POLICY}spec:\n  ingress:\n    - fromm: []\n")));
@@ -51,7 +51,9 @@ fn nothing_that_is_written_is_ignored() {
     for (spec, expected) in [
         (
             "spec: { ingres: [] }",
-            expect!["p.yaml:4:9: unknown key `ingres`; allowed here: selector, mode, ingress, egress"],
+            expect![
+                "p.yaml:4:9: unknown key `ingres`, probably `ingress`; allowed here: selector, mode, ingress, egress"
+            ],
         ),
         (
             "spec: {}\nstatus: {}",
@@ -132,13 +134,15 @@ fn a_word_is_what_it_says_and_never_another_type() {
         ("spec: { mode: no }", expect!["p.yaml:4:15: unknown mode `no`; known: permissive, audit, enforce"]),
         (
             "spec: { mode: Enforce }",
-            expect!["p.yaml:4:15: unknown mode `Enforce`; known: permissive, audit, enforce"],
+            expect![
+                "p.yaml:4:15: unknown mode `Enforce`, probably `enforce`; known: permissive, audit, enforce"
+            ],
         ),
         ("spec: { mode: \"\" }", expect!["p.yaml:4:15: unknown mode ``; known: permissive, audit, enforce"]),
         ("spec: { mode: [ audit ] }", expect!["p.yaml:4:15: expected a text"]),
         (
             "spec: { ingress: [ { action: Deny } ] }",
-            expect!["p.yaml:4:30: unknown action `Deny`; known: allow, deny"],
+            expect!["p.yaml:4:30: unknown action `Deny`, probably `deny`; known: allow, deny"],
         ),
         (
             "spec: { ingress: [ { action: true } ] }",
@@ -162,7 +166,7 @@ fn a_word_is_what_it_says_and_never_another_type() {
         check(spec, &expected);
     }
     let set = read(&format!("{POLICY}spec: {{ selector: {{ a: no, b: 010, c: 1.10, d: 0x1F }} }}")).unwrap();
-    let labels: Vec<&str> = set.policies[0].selector.values().map(String::as_str).collect();
+    let labels: Vec<&str> = set.policies[0].target.labels.values().map(String::as_str).collect();
     assert_eq!(labels, ["no", "010", "1.10", "0x1F"], "a label is the text that was written");
 }
 
@@ -223,18 +227,27 @@ fn a_peer_that_says_nothing_or_too_much_is_refused() {
 fn another_version_or_kind_is_refused() {
     for (text, expected) in [
         ("kind: X", "`apiVersion` is missing; write `apiVersion: waxseal.dev/v1alpha1`"),
-        ("apiVersion: v1\nkind: Pod", "unknown apiVersion `v1`; known: waxseal.dev/v1alpha1"),
+        (
+            "apiVersion: v2\nkind: Pod",
+            "unknown apiVersion `v2`; known: waxseal.dev/v1alpha1, security.istio.io/v1, security.istio.io/v1beta1, \
+             cilium.io/v2, networking.k8s.io/v1",
+        ),
         (
             "apiVersion: waxseal.dev/v1\nkind: IdentityPolicy",
-            "unknown apiVersion `waxseal.dev/v1`; known: waxseal.dev/v1alpha1",
+            "unknown apiVersion `waxseal.dev/v1`, probably `waxseal.dev/v1alpha1`; known: waxseal.dev/v1alpha1, ",
+        ),
+        (
+            "apiVersion: security.istio.io/v1\nkind: RequestAuthentication",
+            "unknown kind `RequestAuthentication` of security.istio.io/v1; known: ",
         ),
         (
             "apiVersion: waxseal.dev/v1alpha1",
-            "`kind` is missing; known kinds: IdentityPolicy, Workload, Namespace, Mesh",
+            "`kind` is missing; known kinds of waxseal.dev/v1alpha1: IdentityPolicy, Workload, Namespace, Mesh",
         ),
         (
             "apiVersion: waxseal.dev/v1alpha1\nkind: identitypolicy",
-            "unknown kind `identitypolicy`; known: IdentityPolicy, Workload, Namespace, Mesh",
+            "unknown kind `identitypolicy` of waxseal.dev/v1alpha1, probably `IdentityPolicy`; known: IdentityPolicy, Workload, \
+             Namespace, Mesh",
         ),
         ("[]", "expected keys with values"),
         ("text", "expected keys with values"),

@@ -5,6 +5,7 @@ mod files;
 mod golden;
 mod meaning;
 mod mistakes;
+mod semantics;
 mod size;
 mod tools;
 mod update;

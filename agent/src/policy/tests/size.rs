@@ -8,7 +8,7 @@ use waxseal_common::tables::Mode;
 
 use crate::policy::{
     Action, AddressRange, Compiler, Fields, IdentityPattern, IdentityPolicy, NodeDefaults, Peer, PolicySet,
-    Ports, Rule,
+    Ports, Posture, Rule, Target,
 };
 use crate::workload::{IdentityInfo, Labels, Origin};
 
@@ -33,7 +33,7 @@ fn id(number: u32) -> String {
 }
 
 fn peer(is: Fields) -> Peer {
-    Peer { is, not: Fields::default(), origin: origin(1) }
+    Peer { is, not: Fields::default(), clauses: Vec::new(), origin: origin(1) }
 }
 
 /// Protects one workload: another by ID, one by namespace and label, and a range of addresses may call it.
@@ -58,9 +58,17 @@ fn policy(number: u32) -> IdentityPolicy {
         origin: origin(number),
     };
     IdentityPolicy {
+        kind: "IdentityPolicy",
         namespace: namespace(number),
         name: format!("p{number}"),
-        selector: app(number % IDENTITIES),
+        part: 0,
+        target: Target {
+            namespace: Some(namespace(number)),
+            labels: app(number % IDENTITIES),
+            clauses: Vec::new(),
+        },
+        except: Vec::new(),
+        posture: Posture::default(),
         mode: None,
         ingress: Some(vec![rule]),
         egress: None,

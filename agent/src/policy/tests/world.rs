@@ -10,8 +10,8 @@ use waxseal_common::verdict::{Direction, Peer as OtherEnd};
 use crate::cidr::Cidr;
 use crate::policy::reference::Connection;
 use crate::policy::{
-    Action, AddressRange, Entity, Fields, IdentityPattern, IdentityPolicy, Namespace, NodeDefaults, Peer,
-    PolicySet, Ports, Refuse, Rule,
+    Action, AddressRange, Clause, Entity, Fields, IdentityPattern, IdentityPolicy, Namespace, NodeDefaults,
+    Peer, PolicySet, Ports, Posture, Refuse, Rule, Target, Test, Tests, TextPattern,
 };
 use crate::workload::{IdentityInfo, Labels, Origin};
 
@@ -138,10 +138,51 @@ fn fields(random: &mut Random, rarity: usize) -> Fields {
     }
 }
 
+fn target(random: &mut Random) -> Target {
+    Target {
+        namespace: if random.one_in(6) { None } else { Some(random.pick(&NAMESPACES).to_owned()) },
+        labels: if random.one_in(3) { Labels::new() } else { labels(random) },
+        clauses: if random.one_in(4) {
+            random.up_to(2, |random| Clause { negated: random.one_in(2), tests: identity_tests(random) })
+        } else {
+            Vec::new()
+        },
+    }
+}
+
+fn identity_tests(random: &mut Random) -> Tests {
+    let words: Vec<Entity> = Entity::WORDS.iter().map(|(_, entity)| *entity).collect();
+    Tests::Identity(random.up_to(3, |random| match random.below(7) {
+        0 => Test::Identity(pattern(random)),
+        1 => Test::TrustDomain(random.pick(&["a.org", "b.org"]).parse().unwrap()),
+        2 => Test::PathNamespace(
+            TextPattern::parse(random.pick(&["*", "shop", "shop*", "*2", "data"])).unwrap(),
+        ),
+        3 => Test::ServiceAccount(format!("s{}", random.below(4))),
+        4 => Test::Namespace(random.pick(&NAMESPACES).to_owned()),
+        5 => Test::Label {
+            key: random.pick(&["app", "tier"]).to_owned(),
+            values: random.maybe(2, |random| random.up_to(2, |random| random.pick(&["a", "b"]).to_owned())),
+        },
+        _ => Test::Entity(random.pick(&words)),
+    }))
+}
+
+fn clause(random: &mut Random) -> Clause {
+    let tests =
+        if random.one_in(3) { Tests::Address(random.up_to(3, range)) } else { identity_tests(random) };
+    Clause { negated: random.one_in(3), tests }
+}
+
 fn peer(random: &mut Random) -> Peer {
     let is = fields(random, 3);
     let not = if random.one_in(3) { fields(random, 3) } else { Fields::default() };
-    Peer { is, not, origin: origin(0) }
+    Peer {
+        is,
+        not,
+        clauses: if random.one_in(2) { random.up_to(2, clause) } else { Vec::new() },
+        origin: origin(0),
+    }
 }
 
 fn rule(random: &mut Random) -> Rule {
@@ -164,9 +205,17 @@ fn origin(line: u32) -> Origin {
 
 fn policy(random: &mut Random, number: usize) -> IdentityPolicy {
     IdentityPolicy {
+        kind: "IdentityPolicy",
         namespace: random.pick(&NAMESPACES).to_owned(),
-        name: format!("p{number}"),
-        selector: if random.one_in(3) { Labels::new() } else { labels(random) },
+        // Some share a name, as documents of different kinds and parts of one document do.
+        name: format!("p{}", number / 2),
+        part: number as u32,
+        target: target(random),
+        except: if random.one_in(5) { vec![target(random)] } else { Vec::new() },
+        posture: Posture {
+            ingress: random.maybe(5, |random| random.one_in(2)),
+            egress: random.maybe(5, |random| random.one_in(2)),
+        },
         mode: random.maybe(4, |random| random.pick(&MODES)),
         ingress: random.maybe(2, |random| random.up_to(4, rule)),
         egress: random.maybe(2, |random| random.up_to(4, rule)),
