@@ -1,6 +1,7 @@
 //! The command line. Data goes to stdout, everything else to stderr; meaning never depends on colour.
 
 mod agent;
+mod ca;
 mod configuration;
 mod doctor;
 mod exit;
@@ -72,6 +73,9 @@ enum Command {
     /// Check and explain policies
     #[command(subcommand)]
     Policy(policy::Command),
+    /// Make and run the CA that signs the certificates of nodes and workloads
+    #[command(subcommand, after_help = ca::AFTER_HELP)]
+    Ca(ca::Command),
     /// Show or loosen the mode of the whole node, in an emergency
     #[command(after_help = mode::AFTER_HELP)]
     Mode(mode::Arguments),
@@ -128,6 +132,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<Exit> {
         Command::Endpoint(command) => list::endpoints(&common, &command),
         Command::Identity(command) => list::identities(&common, &command),
         Command::Policy(command) => policy::run(&common, command),
+        Command::Ca(command) => ca::run(&common, command),
         Command::Mode(arguments) => mode::run(&common, &arguments),
         Command::Config(Output { output }) => configuration::run(&common, output),
         Command::Uninstall(Output { output }) => agent::uninstall(&common, output),

@@ -16,6 +16,7 @@ pub mod object;
 pub mod probe;
 mod refusal;
 mod refuse;
+mod sessions;
 
 use std::path::PathBuf;
 use std::{fs, io};
@@ -26,6 +27,7 @@ pub use border::{Border, Covered, Reach};
 pub use kernel::{CAPACITY, Fill, Kernel, NamePattern, monotonic};
 pub use load::{Channels, Polling};
 pub use refuse::Refuser;
+pub use sessions::{InUse, Refused, Sessions};
 
 use crate::config::Config;
 

@@ -1,0 +1,1 @@
+//! The protocol on real loopback connections with real certificates.
