@@ -49,7 +49,7 @@ impl Authority {
             leaf: terms.leaf.to_owned(),
             child: None,
         };
-        authority.must(&["init"]);
+        authority.must(&["init", "--trust-domain", "cluster.local", "--leaf-lifetime", &authority.leaf]);
         authority
     }
 
@@ -67,8 +67,7 @@ impl Authority {
     pub fn serve(&mut self) {
         let log = File::options().create(true).append(true).open(self.path("ca.log")).expect("a log file");
         let listen = self.address.to_string();
-        let leaf = self.leaf.clone();
-        let mut command = self.command(&["serve", "--listen", &listen, "--leaf", &leaf]);
+        let mut command = self.command(&["serve", "--listen", &listen, "--log", "debug"]);
         let errors = log.try_clone().expect("the log file is open");
         self.child = Some(command.stdout(log).stderr(errors).spawn().expect("waxseal starts"));
         root::wait("the authority serves", Duration::from_secs(20), || {
@@ -114,9 +113,9 @@ impl Authority {
         String::from_utf8_lossy(&output.stdout).into_owned()
     }
 
-    /// A token with which a node of this name may join once.
-    pub fn token(&self, node: &str) -> String {
-        self.must(&["token", node]).trim().to_owned()
+    /// A token with which a node of this name may join once, for workloads whose paths fit a pattern.
+    pub fn token(&self, node: &str, allow: &str) -> String {
+        self.must(&["token", "--node", node, "--allow", allow]).trim().to_owned()
     }
 
     /// What the server has said.

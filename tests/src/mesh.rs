@@ -159,6 +159,6 @@ fn join(stage: &Stage, authority: &Authority, name: &str) {
     stage.node.set("node", name);
     stage.node.set("ca", &authority.address().to_string());
     let token = stage.node.path("join-token");
-    write_private(&token, &authority.token(name));
+    write_private(&token, &authority.token(name, "/ns/shop/sa/*"));
     stage.node.set("join_token", &token.display().to_string());
 }

@@ -43,7 +43,9 @@ fn identity(stage: &Stage, workload: &Workload) -> IdentityId {
 fn scene(label: &str) -> Scene {
     let network = Network::new(2, 1500);
     let mut nodes = [0, 1].map(|node| {
-        Stage::idle_in(&format!("{label}{node}"), node::Settings::default(), &network.sites[node].netns)
+        let more = format!("uplinks: {}\n", network.sites[node].wire);
+        let settings = node::Settings { more: &more, ..node::Settings::default() };
+        Stage::idle_in(&format!("{label}{node}"), settings, &network.sites[node].netns)
     });
     let [a, b] = [0, 1].map(|node| Some(&network.sites[node].netns));
     let caller = nodes[0].workload("shop/caller", a);

@@ -66,7 +66,7 @@ fn a_revoked_workload_is_refused_within_seconds_and_its_neighbour_is_not() {
     let id = scene.caller.spiffe_id();
     let to = scene.to();
     assert_eq!(scene.other.probe.talk(Protocol::Tcp, to), None);
-    scene.assert_revoked(&["revoke", &id], "workload");
+    scene.assert_revoked(&["revoke", "--id", &id], "workload");
     assert_eq!(scene.other.probe.talk(Protocol::Tcp, to), None, "the neighbour still may");
 }
 
@@ -74,8 +74,7 @@ fn a_revoked_workload_is_refused_within_seconds_and_its_neighbour_is_not() {
 fn a_revoked_node_takes_all_its_workloads_along() {
     let mut scene = scene("revoked-node", Terms::default());
     let to = scene.to();
-    let id = format!("spiffe://cluster.local/waxseal/node/{}", node_name(0));
-    scene.assert_revoked(&["revoke", &id], "node");
+    scene.assert_revoked(&["revoke", "--node", &node_name(0)], "node");
     assert!(scene.other.probe.talk(Protocol::Tcp, to).is_some(), "the neighbour may not either");
 }
 
@@ -105,7 +104,7 @@ fn a_rotated_intermediate_changes_nothing_and_a_revoked_one_ends_what_it_signed(
 
 #[test]
 fn an_outage_of_the_authority_is_not_felt_before_certificates_end_and_then_they_end() {
-    let mut scene = scene("outage", Terms { leaf: "20s" });
+    let mut scene = scene("outage", Terms { leaf: "1m" });
     let to = scene.to();
     assert_eq!(scene.caller.probe.talk(Protocol::Tcp, to), None);
     let live = handle(&scene.caller.probe.connect(Protocol::Tcp, to));
@@ -140,7 +139,7 @@ fn sessions_that_are_renewed_under_load_drop_no_connection() {
     let wanted: u64 =
         std::env::var("WAXSEAL_ROTATIONS").ok().and_then(|text| text.parse().ok()).unwrap_or(100);
     let ports = if wanted > 200 { 8000..8040u16 } else { 8000..8010 };
-    let mut scene = scene("rotations", Terms { leaf: "6s" });
+    let mut scene = scene("rotations", Terms { leaf: "1m" });
     for port in ports.clone().filter(|port| *port != OPEN) {
         scene.server.probe.serve(Protocol::Tcp, &format!("[::]:{port}"));
     }

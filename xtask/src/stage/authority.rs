@@ -28,10 +28,10 @@ impl Authority {
         let directory = PathBuf::from(format!("/run/waxseal-{name}"));
         let _ = fs::remove_dir_all(&directory);
         let log = directory.with_extension("log");
-        ask(Command::new(&binary).args(["ca", "init", "--dir"]).arg(&directory))?;
+        ask(Command::new(&binary).args(["ca", "init", "--trust-domain", "cluster.local", "--dir"]).arg(&directory))?;
         let address = format!("{address}:{PORT}");
         let mut serve = enter(netns, &binary);
-        serve.args(["ca", "serve", "--listen", &address, "--dir"]).arg(&directory);
+        serve.args(["ca", "serve", "--listen", &address, "--log", "info", "--dir"]).arg(&directory);
         let mut service = Service::start("the authority", serve, &log)?;
         let at = address.parse().context("the authority's address")?;
         let up = wait("the authority to serve", Duration::from_secs(20), || {
@@ -49,7 +49,8 @@ impl Authority {
 
     /// A token with which a node of this name may join once.
     pub(crate) fn token(&self, node: &str) -> anyhow::Result<String> {
-        ask(Command::new(&self.binary).args(["ca", "token", node, "--dir"]).arg(&self.directory))
+        let arguments = ["ca", "token", "--node", node, "--allow", "/ns/shop/sa/*", "--dir"];
+        ask(Command::new(&self.binary).args(arguments).arg(&self.directory))
     }
 }
 
