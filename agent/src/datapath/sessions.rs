@@ -167,6 +167,16 @@ impl Sessions {
         let _absent = self.lock().flows.remove(flow);
     }
 
+    /// Changes the record of a connection that is there.
+    pub fn change_connection(&self, cookie: u64, change: impl FnOnce(&mut Connection)) {
+        let mut tables = self.lock();
+        if let Ok(mut record) = tables.connections.get(&cookie, 0) {
+            change(&mut record);
+            // It may have closed meanwhile.
+            let _gone = tables.connections.insert(cookie, record, REPLACE);
+        }
+    }
+
     /// Who owns a cgroup.
     pub fn owner(&self, cgroup: CgroupId) -> Option<IdentityId> {
         self.lock().endpoints.get(&cgroup, 0).ok().map(|endpoint| endpoint.identity)

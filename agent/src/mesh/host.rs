@@ -126,6 +126,9 @@ pub trait Node: Send + Sync + 'static {
     fn admit(&self, peer: Arc<Peer>, labels: Labels) -> Later<'_, Result<IdentityId, NotAdmitted>>;
     /// Ends connections.
     fn end(&self, ended: Ended);
+    /// A session has been made with that node: in the kernel's events it has this number. `opens` says whether this node's
+    /// workload opens connections under it.
+    fn learned(&self, opens: bool, id: u32, node: &SpiffeId, made: u64);
 }
 
 /// A packet that waits: calling it sends it on.

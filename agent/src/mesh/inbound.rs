@@ -70,6 +70,7 @@ impl Inner {
         if let Some(peer) = state.peers.get_mut(node) {
             peer.inbound += 1;
         }
+        self.node.learned(false, spi.0, agreed.node.id(), now);
         state.inbound.insert(spi, Inbound { facts, replaced_by: None, dead: false, past: false });
         Ok(Installed { spi, epoch, seconds: lasts.as_secs() })
     }

@@ -95,6 +95,7 @@ impl Inner {
         {
             old.past = true;
         }
+        self.node.learned(true, session, agreement.node.id(), line.facts.made);
         let key = line.key;
         state.outbound.insert(session, line);
         if let Some(Route::Ready(number)) = state.routes.get_mut(&key) {

@@ -8,17 +8,17 @@ use aya::maps::{MapData, RingBuf};
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::{MissedTickBehavior, interval};
 use waxseal_common::address::Address;
-use waxseal_common::ids::CgroupId;
+use waxseal_common::ids::{CgroupId, IdentityId};
 use waxseal_common::state::{Connection, Counter, Endpoint};
 use waxseal_common::tables::Mode;
 
 use super::adopt::Survey;
 use super::border::Changes;
 use super::ceiling::{self, Ceiling};
+use super::mesh::{Request, Ties};
 use super::names::NameBook;
 use super::refusals::Refuse;
 use super::rings::asynchronous;
-use super::tree::local_addresses;
 use super::{Error, lastgood};
 use crate::api::{Command, Hub, PolicyFailure, PolicyReport};
 use crate::attest::{Decision, Owner, ProcFacts};
@@ -54,6 +54,8 @@ pub(super) struct Shared {
     pub(super) names: Arc<NameBook>,
     pub(super) hub: Arc<Hub>,
     pub(super) refuse: Refuse,
+    /// What the mesh is told, and its tables.
+    pub(super) ties: Ties,
     /// Somebody may have called an address of this node that is not known yet.
     pub(super) look: Arc<Notify>,
 }
@@ -84,6 +86,8 @@ pub(super) struct Control {
     pub(super) adopted: BTreeSet<u64>,
     /// The addresses of this node, in every namespace.
     pub(super) local: BTreeSet<Address>,
+    /// Workloads of other nodes that have a number here, and when something last named it.
+    pub(super) remote: BTreeMap<IdentityId, Instant>,
     /// The devices that lead to other nodes; `None` while this node keeps to itself.
     pub(super) border: Option<Border>,
     pub(super) policy: PolicyReport,
@@ -116,6 +120,7 @@ impl Control {
             leaving: BTreeMap::new(),
             adopted: adopted(&kernel),
             local: BTreeSet::new(),
+            remote: BTreeMap::new(),
             border: None,
             policy: PolicyReport {
                 directory: super::reports::shown(&config.policies),
@@ -135,7 +140,8 @@ impl Control {
         control.kernel.write_all(&pinned.settle)?;
         control.kernel.set_ceiling(control.ceiling.map_or(Mode::Enforce, |ceiling| ceiling.mode))?;
         control.scan()?;
-        control.local = local_addresses();
+        control.local = control.places();
+        control.remember_remote();
         control.first_set()?;
         if control.config.has_border() {
             // Before anybody can write a seal that may leave.
@@ -208,6 +214,7 @@ impl Control {
     pub(super) async fn run(
         &mut self,
         mut commands: mpsc::Receiver<Command>,
+        mut requests: mpsc::Receiver<Request>,
         ring: RingBuf<MapData>,
         mut stopped: oneshot::Receiver<()>,
     ) -> Result<(), Error> {
@@ -225,6 +232,7 @@ impl Control {
             tokio::select! {
                 _ = &mut stopped => return Ok(()),
                 Some(command) = commands.recv() => self.answer(command),
+                Some(request) = requests.recv() => self.serve(request),
                 ready = ring.readable_mut() => {
                     let mut ready = ready.map_err(Error::Start)?;
                     self.cgroup_events(ready.get_inner_mut());
@@ -251,6 +259,7 @@ impl Control {
     }
 
     fn tick(&mut self, ticks: u64) {
+        self.beat();
         let waiting: BTreeSet<CgroupId> = self
             .decisions
             .iter()
@@ -268,6 +277,7 @@ impl Control {
         }
         if ticks.is_multiple_of(AGE_TICKS) {
             self.age();
+            self.forget_remote();
             if self.leaving.values().any(|since| since.elapsed() > LINGER) {
                 self.settle_cgroups(&BTreeSet::new());
             }

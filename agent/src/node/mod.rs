@@ -9,6 +9,7 @@ mod border;
 mod ceiling;
 mod control;
 mod lastgood;
+mod mesh;
 mod names;
 mod refusals;
 mod reports;
@@ -31,6 +32,7 @@ use crate::config::Config;
 use crate::datapath::{self, Channels, Kernel};
 use crate::{identity, policy, watch};
 use control::Control;
+use mesh::Credentials;
 use names::NameBook;
 
 /// Why the agent does not start, or has stopped.
@@ -63,6 +65,17 @@ pub enum Error {
     /// The directory of the documents cannot be watched.
     #[error(transparent)]
     Watch(#[from] watch::Error),
+    /// Certificates.
+    #[error(transparent)]
+    Credentials(#[from] mesh::CredentialsError),
+    /// The port for other agents.
+    #[error("cannot answer other agents at {address}: {source}")]
+    Listen {
+        /// Where.
+        address: std::net::SocketAddr,
+        /// The system's word.
+        source: io::Error,
+    },
     /// A file of the agent's own.
     #[error("cannot {call} {}: {source}", path.display())]
     File {
@@ -124,13 +137,17 @@ async fn serve(config: Config) -> Result<(), Error> {
     let hub = Arc::new(Hub::default());
     let (refuse, refusals) = refusals::channel();
     let mut kernel = Kernel::open(&config, tree.root())?;
-    let Channels { flows, denials, cgroups, notices: _, datagrams: _, polling, log } = kernel.channels()?;
+    let Channels { flows, denials, cgroups, notices, datagrams, polling, log } = kernel.channels()?;
+    let credentials = Arc::new(Credentials::open(&config).await?);
+    let (ties, requests, beginning) = mesh::tie(&config, &credentials, &names)?.split();
+    let (resumed, mesh_config) = (kernel.resumed, config.clone());
     let look = Arc::new(Notify::new());
     let shared = control::Shared {
         look: Arc::clone(&look),
         names: Arc::clone(&names),
         hub: Arc::clone(&hub),
         refuse: refuse.clone(),
+        ties,
     };
     let (commands, inbox) = mpsc::channel(64);
     let (stop, stopped) = oneshot::channel();
@@ -145,7 +162,7 @@ async fn serve(config: Config) -> Result<(), Error> {
             match Control::start(config, tree, kernel, shared) {
                 Ok(mut control) => {
                     let _ = ready.send(Ok(()));
-                    handle.block_on(control.run(inbox, cgroups, stopped))
+                    handle.block_on(control.run(inbox, requests, cgroups, stopped))
                 }
                 Err(error) => {
                     let _ = ready.send(Err(error));
@@ -156,7 +173,15 @@ async fn serve(config: Config) -> Result<(), Error> {
         .map_err(Error::Start)?;
     started.await.unwrap_or_else(|_| Err(Error::Start(io::Error::other("the control thread ended"))))?;
 
-    let drain = tokio::spawn(rings::drain(flows, denials, polling, names, Arc::clone(&hub), refuse, look));
+    let (mesh, read) = if mesh_config.has_mesh() {
+        let (mesh, control) = beginning.start(&mesh_config, resumed, &credentials).await?;
+        let read = tokio::spawn(mesh::read(mesh.clone(), notices, datagrams, control));
+        (Some(mesh), Some(read))
+    } else {
+        (None, None)
+    };
+    let drain =
+        tokio::spawn(rings::drain(flows, denials, polling, names, Arc::clone(&hub), refuse, look, mesh));
     let log = tokio::spawn(rings::log(log));
     let answer = tokio::spawn(server.serve(hub, commands));
     datapath::trim_memory();
@@ -170,6 +195,9 @@ async fn serve(config: Config) -> Result<(), Error> {
     let _ = stop.send(());
     answer.abort();
     drain.abort();
+    if let Some(read) = read {
+        read.abort();
+    }
     log.abort();
     let ended =
         control.join().unwrap_or_else(|_| Err(Error::Start(io::Error::other("the control thread panicked"))));

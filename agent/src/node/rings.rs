@@ -9,6 +9,8 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::Notify;
 use tokio::time::sleep;
 use waxseal_common::flow::{FlowEvent, Hook};
+use waxseal_common::verdict::Reason;
+use waxseal_common::wire::Spi;
 use zerocopy::FromBytes as _;
 
 use super::names::NameBook;
@@ -16,6 +18,7 @@ use super::refusals::Refuse;
 use crate::api::Hub;
 use crate::datapath::Polling;
 use crate::flows::enrich;
+use crate::mesh::Mesh;
 
 /// How many events in one go mean that it is cheaper to look by the clock than to be woken.
 const BUSY: usize = 64;
@@ -33,8 +36,9 @@ pub(super) async fn drain(
     hub: Arc<Hub>,
     refuse: Refuse,
     look: Arc<Notify>,
+    mesh: Option<Mesh>,
 ) {
-    let desk = Desk { names, hub, refuse, look };
+    let desk = Desk { names, hub, refuse, look, mesh };
     let ended = tokio::select! {
         ended = drain_flows(flows, polling, &desk) => ended,
         ended = drain_denials(denials, &desk) => ended,
@@ -66,6 +70,7 @@ struct Desk {
     hub: Arc<Hub>,
     refuse: Refuse,
     look: Arc<Notify>,
+    mesh: Option<Mesh>,
 }
 
 async fn drain_denials(ring: RingBuf<MapData>, desk: &Desk) -> std::io::Result<()> {
@@ -138,6 +143,11 @@ impl Desk {
         if event.hook == Hook::SkbIngress as u8 && event.flags & FlowEvent::SEALED == 0 {
             // Whoever showed no seal may have called an address that is this node's and not known as such yet.
             self.look.notify_one();
+        }
+        if event.reason == Reason::WrongDestination as u8
+            && let Some(mesh) = &self.mesh
+        {
+            mesh.wrong_destination(Spi(event.session));
         }
         self.publish(event);
     }

@@ -11,6 +11,7 @@ use zerocopy::FromBytes as _;
 
 use super::Error;
 use super::control::Control;
+use super::mesh::Place;
 use crate::attest::{Decision, Owner};
 use crate::cgroup::Cgroup;
 use crate::datapath::netns;
@@ -106,19 +107,36 @@ impl Control {
 
     /// Learns the node's addresses anew. Towards them a SYN is sealed, and a destination may be a workload.
     pub(super) fn look_around(&mut self) {
-        let local = local_addresses();
+        let local = self.places();
         if local != self.local {
             self.local = local;
             self.settle_cgroups(&BTreeSet::new());
         }
     }
+
+    /// The addresses of this node, in every namespace. The mesh learns which namespace has which.
+    pub(super) fn places(&self) -> BTreeSet<Address> {
+        let places = places();
+        let local = places.iter().flat_map(|place| place.addresses.iter().copied()).collect();
+        self.shared.ties.places.replace(places);
+        local
+    }
 }
 
-/// The addresses of this node, in every namespace.
-pub(super) fn local_addresses() -> BTreeSet<Address> {
+/// The network namespaces of this node with their addresses, this process's own first.
+fn places() -> Vec<Place> {
     let own = netns::own().ok();
+    let own_place = own.map(|netns| Place {
+        netns,
+        path: Path::new("/proc/self/ns/net").to_owned(),
+        addresses: addresses_in(None),
+    });
     let others = netns::all().into_iter().filter(|(netns, _)| Some(*netns) != own);
-    others.flat_map(|(_, path)| addresses_in(Some(&path))).chain(addresses_in(None)).collect()
+    let others = others.map(|(netns, path)| {
+        let addresses = addresses_in(Some(&path));
+        Place { netns, path, addresses }
+    });
+    own_place.into_iter().chain(others).collect()
 }
 
 /// The addresses of a namespace; of this process's own without one. What cannot be read has none.

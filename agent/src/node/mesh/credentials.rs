@@ -6,7 +6,7 @@ use std::time::SystemTime;
 
 use thiserror::Error;
 
-use crate::config::Config;
+use crate::config::{Ca, Config};
 use crate::pki::{
     self, Authority, CertificateStatus, Custodian, Embedded, Issuer, Keeper, Lifetimes, Member, Remote, Setup,
     Trust, Watch, node_id,
@@ -59,23 +59,20 @@ impl Credentials {
             node_id(&config.trust_domain, &name).map_err(|source| Error::Name { name: name.clone(), source })?;
         let trust = Trust::default();
         let (issuer, kept): (Arc<dyn Issuer>, Kept) = match &config.ca {
-            Some(address) => {
+            Ca::Server(address) => {
                 let member = Member {
                     address: address.clone(),
                     trust_domain: config.trust_domain.clone(),
                     node: name,
                 };
                 let directory = config.state.join("node");
-                let remote =
-                    Remote::open(member, &directory, config.join_token.as_deref(), trust.clone()).await?;
+                let token = config.join_token.as_deref();
+                let remote = Remote::open(member, &directory, token, trust.clone()).await?;
                 let watch = remote.watch();
                 (Arc::new(remote), Kept::Server(watch))
             }
-            None => {
-                let authority = Arc::new(own_authority(config)?);
-                let custodian = Custodian::start(Arc::clone(&authority), trust.clone())?;
-                (Arc::new(Embedded::new(authority, node.clone())), Kept::Own(custodian))
-            }
+            Ca::Own => embedded(own_authority(config)?, &node, &trust)?,
+            Ca::Files(directory) => embedded(Authority::open(directory, None)?, &node, &trust)?,
         };
         let keeper = Arc::new(Keeper::start(issuer, trust.clone(), node));
         Ok(Self { trust, keeper, _kept: kept })
@@ -92,15 +89,25 @@ impl Credentials {
     }
 }
 
+fn embedded(
+    authority: Authority,
+    node: &SpiffeId,
+    trust: &Trust,
+) -> Result<(Arc<dyn Issuer>, Kept), pki::PublicationError> {
+    let authority = Arc::new(authority);
+    let custodian = Custodian::start(Arc::clone(&authority), trust.clone())?;
+    Ok((Arc::new(Embedded::new(authority, node.clone())), Kept::Own(custodian)))
+}
+
 fn own_authority(config: &Config) -> Result<Authority, pki::AuthorityError> {
     let directory = config.state.join("ca");
     match Authority::open(&directory, None) {
-        Err(error) if error.is_missing() => {
+        Err(pki::AuthorityError::Missing { .. }) => {
             tracing::info!(directory = %directory.display(), "a certificate authority of this node's own");
             let setup = Setup {
                 trust_domain: config.trust_domain.clone(),
                 root_key: None,
-                lifetimes: Lifetimes::default(),
+                lifetimes: Lifetimes { leaf: config.leaf_lifetime, ..Lifetimes::default() },
             };
             Authority::create(&directory, &setup, SystemTime::now())
         }

@@ -23,6 +23,7 @@ use crate::mesh::{Ended, Mesh, NotAdmitted, Options, Parts};
 use crate::pki::Peer;
 use crate::workload::Labels;
 pub(super) use credentials::Credentials;
+pub(super) use credentials::Error as CredentialsError;
 use host::Host;
 pub(super) use listeners::Place;
 use listeners::Places;
@@ -105,8 +106,9 @@ impl Beginning {
         config: &Config,
         resumed: bool,
         credentials: &Credentials,
-    ) -> Result<Mesh, Error> {
+    ) -> Result<(Mesh, mpsc::Sender<Request>), Error> {
         let Self { host, sessions } = self;
+        let control = host.control.clone();
         raise_descriptors();
         let options = Options {
             port: config.agent_port(),
@@ -125,10 +127,10 @@ impl Beginning {
             table,
             node: Arc::new(host),
         });
-        for address in &config.listen {
-            listen(&mesh, *address).await?;
+        if let Some(address) = config.listen {
+            listen(&mesh, address).await?;
         }
-        Ok(mesh)
+        Ok((mesh, control))
     }
 }
 
