@@ -156,7 +156,7 @@ impl Config {
 
     /// Whether devices that lead to other nodes are covered: some are named.
     pub fn has_border(&self) -> bool {
-        !self.uplinks.is_empty()
+        self.listen.is_some() || !self.uplinks.is_empty()
     }
 
     /// The directory of pinned maps, programs and links: one for each instance and map layout.
