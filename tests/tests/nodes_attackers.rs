@@ -232,30 +232,30 @@ fn the_local_form_never_leaves_a_node_whatever_its_agent_does() {
 }
 
 #[test]
-fn a_second_syn_with_a_copied_seal_finds_no_other_listener() {
-    // Two servers on one node: what convinced one is not good for the other, which lets in the same caller by name but
-    // was not asked by it.
+fn whoever_takes_the_place_of_a_server_is_not_taken_for_it() {
     let (mesh, [mut caller, mut server, mut other]) =
-        Mesh::new("listeners", [("shop/caller", 0), ("shop/server", 1), ("shop/other", 1)]);
-    server.probe.serve(Protocol::Tcp, "[::]:8080");
-    let (at_other, _) = other.probe.serve(Protocol::Tcp, "[::]:8081");
+        Mesh::new("taken", [("shop/caller", 0), ("shop/server", 1), ("shop/other", 1)]);
+    let (first, _) = server.probe.serve(Protocol::Tcp, "[::]:8080");
     let rules = ["shop/server", "shop/other"]
-        .map(|subject| allow_ingress(&subject.replace('/', "-"), subject, &caller, "[ 8000-8999/tcp ]"));
+        .map(|subject| allow_ingress(&subject.replace('/', "-"), subject, &caller, "[ 8080/tcp ]"));
     mesh.nodes[1].apply(&rules.concat());
-    assert_eq!(caller.probe.talk(Protocol::Tcp, mesh.at(1, 8080)), None);
-    // On its way in, somebody turns the packets to the other listener: the caller believes it talks to the server.
-    mesh.network.sites[1].netns.nft(
-        "table ip turn {
-           chain in { type nat hook prerouting priority dstnat; tcp dport 8080 redirect to :8081; }
-         }",
-    );
-    let before = other.probe.seen(at_other);
-    let reply = caller.probe.connect(Protocol::Tcp, mesh.at(1, 8080));
-    let first = reply.errno.clone();
-    if first.is_some() {
-        // The session is made anew with whoever answers now; then the caller knows.
-        std::thread::sleep(Duration::from_millis(1500));
-        assert_eq!(caller.probe.talk(Protocol::Tcp, mesh.at(1, 8080)), None, "with a session of its own");
-    }
-    assert!(first.is_some(), "the session named another workload: {before}");
+    assert_eq!(caller.probe.talk(Protocol::Tcp, mesh.at(1, OPEN)), None);
+    server.probe.must(&Request::Close { handle: first });
+    let (second, _) = other.probe.serve(Protocol::Tcp, "[::]:8080");
+    let tap = mesh.nodes[1].node.tap();
+    let reply = caller.probe.connect(Protocol::Tcp, mesh.at(1, OPEN));
+    assert!(reply.errno.is_some(), "the session names another workload: {reply:?}");
+    assert_eq!(other.probe.seen(second), 0);
+    tap.expect("a denial that names it", Duration::from_secs(5), |flow| {
+        flow.is("deny") && flow.text("reason") == "wrong-destination"
+    });
+    // The sender is told, and asks anew who is there.
+    waxseal_tests::root::wait("a session with whoever is there now", Duration::from_secs(10), || {
+        caller.probe.talk(Protocol::Tcp, mesh.at(1, OPEN)).is_none().then_some(())
+    });
+    let flow = mesh.nodes[0].node.tap();
+    assert_eq!(caller.probe.talk(Protocol::Tcp, mesh.at(1, OPEN)), None);
+    flow.expect("its true name", Duration::from_secs(5), |flow| {
+        flow.is("allow") && flow.between("shop/caller", "shop/other", OPEN)
+    });
 }

@@ -189,6 +189,7 @@ fn every_way_to_ask_for_a_connection_is_judged_by_the_same_name() {
         site.netns.set("ipv4/tcp_fastopen", "3");
     }
     let tap = scene.mesh.nodes[0].node.tap();
+    let mut accepted = 0;
     for to in scene.mesh.both(1, OPEN) {
         for door in Door::ALL {
             // Fast Open twice: the first asks for a cookie, the second has one and leaves no room for a seal.
@@ -196,12 +197,16 @@ fn every_way_to_ask_for_a_connection_is_judged_by_the_same_name() {
                 let reply = scene.caller.probe.connect_by(door, Protocol::Tcp, to);
                 assert_eq!(reply.errno, None, "{door:?} to {to}, round {round}: {reply:?}");
             }
-            let before = scene.server.probe.seen(scene.service);
+            // connect() returns before accept() does.
+            accepted += 2;
+            root::wait(&format!("{door:?} to {to} is accepted"), SOON, || {
+                (scene.server.probe.seen(scene.service) == accepted).then_some(())
+            });
             for round in 0..2 {
                 let reply = scene.other.probe.connect_by(door, Protocol::Tcp, to);
                 assert!(reply.errno.is_some(), "{door:?} to {to}, round {round}: {reply:?}");
             }
-            assert_eq!(scene.server.probe.seen(scene.service), before, "{door:?} to {to}");
+            assert_eq!(scene.server.probe.seen(scene.service), accepted, "{door:?} to {to}");
         }
     }
     assert!(scene.mesh.counter(0, "seal-no-room") > 0, "Fast Open with a cookie leaves no room");

@@ -7,6 +7,7 @@ mod client;
 mod hub;
 mod reports;
 mod server;
+mod sessions;
 mod socket;
 mod wire;
 
@@ -19,6 +20,7 @@ pub use reports::{
     PolicyReport, ProgramReport, StatusReport,
 };
 pub use server::Server;
+pub use sessions::{LinkReport, SessionDirection, SessionEnd, SessionFailure, SessionReport, SessionsReport};
 pub use socket::SocketError;
 pub use wire::{Answer, Failure, FailureKind, ModeChange, Question, Request, TapRequest};
 
@@ -47,4 +49,6 @@ pub enum Command {
     },
     /// The set of policies in force, and what is wrong with a newer one.
     Policy(oneshot::Sender<PolicyReport>),
+    /// The sessions with other nodes.
+    Sessions(oneshot::Sender<SessionsReport>),
 }

@@ -107,6 +107,7 @@ impl Desk {
             Request::Endpoints => self.ask(&mut writer, Command::Endpoints).await,
             Request::Identities => self.ask(&mut writer, Command::Identities).await,
             Request::Policy => self.ask(&mut writer, Command::Policy).await,
+            Request::Sessions => self.ask(&mut writer, Command::Sessions).await,
             Request::Mode(change) => self.try_ask(&mut writer, |reply| Command::Mode { change, reply }).await,
             Request::Explain(question) => {
                 self.try_ask(&mut writer, |reply| Command::Explain { question, reply }).await

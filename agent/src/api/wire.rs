@@ -25,6 +25,8 @@ pub enum Request {
     Explain(Question),
     /// Answered with a [`super::PolicyReport`].
     Policy,
+    /// Answered with a [`super::SessionsReport`].
+    Sessions,
     /// Answered with flows, one a line, until either side closes.
     Tap(TapRequest),
 }

@@ -10,6 +10,7 @@ mod list;
 mod mode;
 mod output;
 mod policy;
+mod session;
 mod status;
 mod tap;
 
@@ -70,6 +71,9 @@ enum Command {
     /// The identities of this node
     #[command(subcommand)]
     Identity(list::Identities),
+    /// The sessions with workloads of other nodes
+    #[command(subcommand)]
+    Session(session::Sessions),
     /// Check and explain policies
     #[command(subcommand)]
     Policy(policy::Command),
@@ -131,6 +135,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<Exit> {
         Command::Doctor(Output { output }) => doctor::run(&common, output),
         Command::Endpoint(command) => list::endpoints(&common, &command),
         Command::Identity(command) => list::identities(&common, &command),
+        Command::Session(command) => session::run(&common, &command),
         Command::Policy(command) => policy::run(&common, command),
         Command::Ca(command) => ca::run(&common, command),
         Command::Mode(arguments) => mode::run(&common, &arguments),

@@ -154,7 +154,7 @@ impl Config {
         self.listen.map_or(AGENT_PORT, |address| address.port())
     }
 
-    /// Whether devices that lead to other nodes are covered: some are named.
+    /// Whether this node has to do with others, so that the devices that lead to them are covered.
     pub fn has_border(&self) -> bool {
         self.listen.is_some() || !self.uplinks.is_empty()
     }

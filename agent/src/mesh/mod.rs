@@ -51,7 +51,7 @@ pub use frame::FrameError;
 pub use host::{Ask, Certificates, Ended, Later, Live, Local, Node, NotAdmitted, Packet, Table, TableError};
 pub use message::{LINK, PAIR, Reason};
 pub use probe::{Probe, ProbeError, SealPath, SendProbe};
-pub use report::{Direction, LinkReport, Report, SessionReport, Stage};
+pub use report::{Direction, LinkReport, Report, SessionReport, Stage, Who};
 pub use target::Target;
 
 use crate::cidr::Cidr;

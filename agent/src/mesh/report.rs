@@ -3,20 +3,29 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use waxseal_common::ids::protocol;
+use waxseal_common::ids::{IdentityId, protocol};
 
 use super::inner::Inner;
 use super::state::{Facts, Party, Route};
+
+/// One end of a session.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Who {
+    /// SPIFFE ID.
+    pub id: String,
+    /// This node's number for it.
+    pub identity: IdentityId,
+}
 
 /// One session, or why there is none.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SessionReport {
     /// Which way.
     pub direction: Direction,
-    /// SPIFFE ID of the workload that opens connections.
-    pub source: Option<String>,
-    /// SPIFFE ID of the workload that accepts them; `None` where only the node answers, or nobody.
-    pub destination: Option<String>,
+    /// The workload that opens connections.
+    pub source: Option<Who>,
+    /// The workload that accepts them; `None` where only the node answers, or nobody.
+    pub destination: Option<Who>,
     /// SPIFFE ID of the peer node.
     pub node: Option<String>,
     /// Sender only: the destination as dialled.
@@ -37,6 +46,12 @@ pub struct SessionReport {
     pub stage: Stage,
     /// Why there is none: the word of a failure, and what happened. Escaped.
     pub failure: Option<(String, String)>,
+}
+
+impl From<&Party> for Who {
+    fn from(party: &Party) -> Self {
+        Self { id: party.id.to_string(), identity: party.identity }
+    }
 }
 
 /// Which way connections under a session go.
@@ -99,7 +114,7 @@ impl Inner {
         let seconds = |from: u64, to: u64| to.saturating_sub(from) / 1_000_000_000;
         let state = self.state();
         let name = |node: u32| state.peers.get(node).map(|peer| peer.id.to_string());
-        let id = |party: &Option<Party>| party.as_ref().map(|party| party.id.to_string());
+        let id = |party: &Option<Party>| party.as_ref().map(Who::from);
         let base = |facts: &Facts| SessionReport {
             direction: Direction::In,
             source: None,
@@ -173,7 +188,7 @@ impl Inner {
         };
         Some(SessionReport {
             direction: Direction::Out,
-            source: self.node.workload(key.source).map(|local| local.id.to_string()),
+            source: self.node.workload(key.source).as_ref().map(Party::from).as_ref().map(Who::from),
             destination: None,
             node: None,
             target: Some(target(key)),

@@ -49,6 +49,7 @@ impl Control {
             Command::Mode { change, reply } => drop(reply.send(self.change_mode(change))),
             Command::Explain { question, reply } => drop(reply.send(self.explain(&question))),
             Command::Policy(reply) => drop(reply.send(self.policy.clone())),
+            Command::Sessions(reply) => self.report_sessions(reply),
         }
     }
 

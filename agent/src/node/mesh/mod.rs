@@ -6,11 +6,12 @@ mod credentials;
 mod host;
 mod listeners;
 mod locals;
+mod report;
 mod rings;
 mod table;
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use tokio::sync::{mpsc, oneshot};
 use waxseal_common::ids::IdentityId;
@@ -54,6 +55,8 @@ pub(super) struct Ties {
     pub(super) locals: Arc<Locals>,
     pub(super) places: Arc<Places>,
     pub(super) credentials: Arc<Credentials>,
+    /// Set once it stands.
+    pub(super) mesh: Arc<OnceLock<Mesh>>,
 }
 
 /// Both ends of what ties the mesh to the control thread.
@@ -62,6 +65,7 @@ pub(super) struct Tied {
     pub(super) requests: mpsc::Receiver<Request>,
     host: Host,
     sessions: Arc<Sessions>,
+    mesh: Arc<OnceLock<Mesh>>,
 }
 
 /// Prepares the tables and channels that both need. The kernel's maps are pinned by then.
@@ -81,21 +85,29 @@ pub(super) fn tie(
         names: Arc::clone(names),
         control: sender,
     };
-    let ties = Ties { sessions: Arc::clone(&sessions), locals, places, credentials: Arc::clone(credentials) };
-    Ok(Tied { ties, requests, host, sessions })
+    let mesh = Arc::new(OnceLock::new());
+    let ties = Ties {
+        sessions: Arc::clone(&sessions),
+        locals,
+        places,
+        credentials: Arc::clone(credentials),
+        mesh: Arc::clone(&mesh),
+    };
+    Ok(Tied { ties, requests, host, sessions, mesh })
 }
 
 /// The part that starts once the control thread stands.
 pub(super) struct Beginning {
     host: Host,
     sessions: Arc<Sessions>,
+    mesh: Arc<OnceLock<Mesh>>,
 }
 
 impl Tied {
     /// The control thread's part, and the part that starts later.
     pub(super) fn split(self) -> (Ties, mpsc::Receiver<Request>, Beginning) {
-        let Self { ties, requests, host, sessions } = self;
-        (ties, requests, Beginning { host, sessions })
+        let Self { ties, requests, host, sessions, mesh } = self;
+        (ties, requests, Beginning { host, sessions, mesh })
     }
 }
 
@@ -107,7 +119,7 @@ impl Beginning {
         resumed: bool,
         credentials: &Credentials,
     ) -> Result<(Mesh, mpsc::Sender<Request>), Error> {
-        let Self { host, sessions } = self;
+        let Self { host, sessions, mesh: place } = self;
         let control = host.control.clone();
         raise_descriptors();
         let options = Options {
@@ -130,6 +142,7 @@ impl Beginning {
         if let Some(address) = config.listen {
             listen(&mesh, address).await?;
         }
+        let _only_once = place.set(mesh.clone());
         Ok((mesh, control))
     }
 }
