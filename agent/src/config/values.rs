@@ -188,7 +188,7 @@ pub(super) fn leaf_lifetime(value: &str) -> Result<Duration, Problem> {
 pub(super) fn listen(value: &str) -> Result<Option<SocketAddr>, Problem> {
     match value {
         "off" => Ok(None),
-        address => address.parse().map(Some).map_err(|_| Problem::Listen(value.to_owned())),
+        address => address.parse().map(Some).map_err(|_unreadable| Problem::Listen(value.to_owned())),
     }
 }
 

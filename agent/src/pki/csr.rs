@@ -99,7 +99,8 @@ pub(super) fn read(der: &[u8]) -> Result<Request, CsrRefusal> {
     if der.len() > MAX_REQUEST {
         return Err(CsrRefusal::TooLarge);
     }
-    let (rest, request) = X509CertificationRequest::from_der(der).map_err(|_| CsrRefusal::Malformed)?;
+    let (rest, request) =
+        X509CertificationRequest::from_der(der).map_err(|_unreadable| CsrRefusal::Malformed)?;
     let info = &request.certification_request_info;
     if !rest.is_empty() || info.subject_pki.subject_public_key.unused_bits != 0 {
         return Err(CsrRefusal::Malformed);
@@ -107,7 +108,7 @@ pub(super) fn read(der: &[u8]) -> Result<Request, CsrRefusal> {
     if info.version.0 != 0 {
         return Err(CsrRefusal::Version);
     }
-    let key = SubjectPublicKeyInfo::from_der(info.subject_pki.raw).map_err(|_| CsrRefusal::Key)?;
+    let key = SubjectPublicKeyInfo::from_der(info.subject_pki.raw).map_err(|_unreadable| CsrRefusal::Key)?;
     if *rcgen::PublicKeyData::algorithm(&key) != rcgen::PKCS_ECDSA_P256_SHA256 {
         return Err(CsrRefusal::Key);
     }
@@ -127,7 +128,7 @@ fn check_signature(request: &X509CertificationRequest<'_>) -> Result<(), CsrRefu
     }
     let info = &request.certification_request_info;
     let (key, signature) = (&info.subject_pki.subject_public_key.data, &request.signature_value.data);
-    kind.verify_signature(key, info.raw, signature).map_err(|_| CsrRefusal::Signature)
+    kind.verify_signature(key, info.raw, signature).map_err(|_unreadable| CsrRefusal::Signature)
 }
 
 /// The one name, when nothing else is asked for.
@@ -161,7 +162,7 @@ fn name(request: &X509CertificationRequest<'_>) -> Result<SpiffeId, CsrRefusal> 
     match names.as_slice() {
         _ if uris == 0 => Err(CsrRefusal::NoUri),
         _ if uris > 1 => Err(CsrRefusal::SeveralUris),
-        [GeneralName::URI(uri)] => uri.parse().map_err(|_| CsrRefusal::Id),
+        [GeneralName::URI(uri)] => uri.parse().map_err(|_unreadable| CsrRefusal::Id),
         _ => Err(CsrRefusal::OtherNames),
     }
 }

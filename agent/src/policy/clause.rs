@@ -123,6 +123,18 @@ impl Clause {
         Self { negated: true, tests: Tests::Address(ranges) }
     }
 
+    /// The SPIFFE IDs that it names.
+    pub(super) fn patterns(&self) -> impl Iterator<Item = &IdentityPattern> {
+        let tests = match &self.tests {
+            Tests::Identity(tests) => tests.as_slice(),
+            Tests::Address(_) => &[],
+        };
+        tests.iter().filter_map(|test| match test {
+            Test::Identity(pattern) => Some(pattern),
+            _ => None,
+        })
+    }
+
     /// Whether it holds for a workload; one about addresses does not.
     fn selects(&self, person: Person<'_>) -> bool {
         match &self.tests {

@@ -335,6 +335,12 @@ pub enum Problem {
     /// A container selector without any field.
     #[error("an empty container selector asks for nothing; give at least one of name, image, labels")]
     EmptyContainer,
+    /// A question of a case that means nothing here.
+    #[error(transparent)]
+    Question(super::explain::ExplainError),
+    /// The documents do not fit into the tables.
+    #[error(transparent)]
+    Compile(super::compile::CompileError),
     /// An executable that is neither.
     #[error("an executable is an absolute path or `sha256:` and 64 hexadecimal digits")]
     Executable,

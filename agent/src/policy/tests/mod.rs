@@ -5,6 +5,7 @@ mod files;
 mod golden;
 mod meaning;
 mod mistakes;
+mod schema;
 mod semantics;
 mod size;
 mod tools;
