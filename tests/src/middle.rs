@@ -117,7 +117,7 @@ impl Middle {
         network.stop_forwarding();
         let sites: [&Site; 2] = [&network.sites[0], &network.sites[1]];
         // Nobody here cuts what a device would.
-        sites.map(Site::without_gso);
+        sites.into_iter().for_each(Site::without_gso);
         let ports = sites.map(|site| Arc::new(Port::open(&network.router, &site.wire)));
         let macs = sites.map(|site| (site.end.mac, site.gate.mac));
         let own: Vec<IpAddr> = network.sites.iter().flat_map(|site| site.gate.both()).collect();
