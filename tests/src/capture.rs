@@ -171,6 +171,16 @@ impl Frame {
         changed.mended()
     }
 
+    /// The reset that takes back a SYN of which the other end still thinks.
+    #[must_use]
+    pub fn taken_back(&self) -> Self {
+        let mut changed = self.clone();
+        let at = self.sequence_at();
+        changed.bytes[at].copy_from_slice(&self.sequence().wrapping_add(1).to_be_bytes());
+        changed.bytes[self.transport + 13] = 4;
+        changed.stripped().mended()
+    }
+
     /// The same between other hardware addresses.
     #[must_use]
     pub fn between(&self, to: [u8; 6], from: [u8; 6]) -> Self {

@@ -9,7 +9,7 @@ use waxseal_tests::middle::{Middle, Way};
 use waxseal_tests::network::Pod;
 use waxseal_tests::probe::{Door, Handle, Listen, Probe, Protocol, Request, handle, parse};
 use waxseal_tests::root;
-use waxseal_tests::stage::{Workload, allow_ingress};
+use waxseal_tests::stage::{Workload, allow_ingress, policy};
 
 const OPEN: u16 = 8080;
 const SOON: Duration = Duration::from_secs(5);
@@ -105,6 +105,11 @@ fn a_router_without_checksum_offload_finds_every_checksum_right() {
 fn workloads_in_pods_are_known_behind_their_nodes_own_translations() {
     let mesh = Mesh::idle("pods", Plan::default());
     let pods = [mesh.network.pod(0, 0), mesh.network.pod(0, 1), mesh.network.pod(1, 0)];
+    // The receiver's pods have no agent of their own; their node's answers for them.
+    let (pod, site) = (&pods[2].end, &mesh.network.sites[1].end);
+    let ranges =
+        format!("[ 10.0.0.0/8, fd00::/8, \"{}/32={}\", \"{}/128={}\" ]", pod.v4, site.v4, pod.v6, site.v6);
+    mesh.nodes[0].node.set("mesh", &ranges);
     for site in &mesh.network.sites {
         // Out: every pod looks like its node. In: the node's port 80 is the pod's 8080.
         let masquerade = format!(
@@ -188,7 +193,6 @@ fn every_way_to_ask_for_a_connection_is_judged_by_the_same_name() {
     for site in &scene.mesh.network.sites {
         site.netns.set("ipv4/tcp_fastopen", "3");
     }
-    let tap = scene.mesh.nodes[0].node.tap();
     let mut accepted = 0;
     for to in scene.mesh.both(1, OPEN) {
         for door in Door::ALL {
@@ -209,8 +213,8 @@ fn every_way_to_ask_for_a_connection_is_judged_by_the_same_name() {
             assert_eq!(scene.server.probe.seen(scene.service), accepted, "{door:?} to {to}");
         }
     }
+    // The kernel then sends once more without cookie and data, which leaves room.
     assert!(scene.mesh.counter(0, "seal-no-room") > 0, "Fast Open with a cookie leaves no room");
-    tap.expect("a flow that names it", SOON, |flow| flow.text("seal") == "no-room");
 }
 
 #[test]
@@ -232,21 +236,28 @@ fn a_client_with_tcp_md5_has_no_room_for_a_seal_and_no_identity() {
         data: md5_key(client),
     });
     let to = SocketAddr::new(server, 8082);
-    let socket = handle(&scene.caller.probe.must(&Request::Socket { protocol: Protocol::Tcp, like: to }));
-    scene.caller.probe.must(&Request::SetOption {
-        handle: socket,
-        level: libc::IPPROTO_TCP,
-        name: TCP_MD5SIG,
-        data: md5_key(server),
-    });
-    let tap = scene.mesh.nodes[0].node.tap();
-    let request = Request::ConnectSocket { handle: socket, address: to, milliseconds: 2500 };
-    let reply = scene.caller.probe.ask(&request);
+    let mut connect = |milliseconds| {
+        let probe = &mut scene.caller.probe;
+        let socket = handle(&probe.must(&Request::Socket { protocol: Protocol::Tcp, like: to }));
+        let data = md5_key(server);
+        probe.must(&Request::SetOption { handle: socket, level: libc::IPPROTO_TCP, name: TCP_MD5SIG, data });
+        probe.ask(&Request::ConnectSocket { handle: socket, address: to, milliseconds })
+    };
     // 20 bytes of MD5 and 12 of the kernel's own leave 8: whoever lets in only by name lets nobody in.
-    let syn_room = scene.mesh.counter(0, "seal-no-room");
-    assert!(reply.errno.is_some(), "{reply:?}");
-    assert!(syn_room > 0, "it is counted");
-    tap.expect("a flow that names it", SOON, |flow| flow.text("seal") == "no-room");
+    let refused = connect(1500);
+    assert!(refused.errno.is_some(), "{refused:?}");
+    assert!(scene.mesh.counter(0, "seal-no-room") > 0, "it is counted");
+    let rules = "  ingress:\n    - from: [ { entity: any } ]";
+    scene.mesh.nodes[1].apply(&policy("caller", "shop/server", rules));
+    let taps = [0, 1].map(|node| scene.mesh.nodes[node].node.tap());
+    let allowed = connect(1500);
+    assert_eq!(allowed.errno, None, "whoever lets in anybody lets it in");
+    taps[0].expect("a flow that names it", SOON, |flow| {
+        flow.is("allow") && flow.text("port") == "8082" && flow.text("seal") == "no-room"
+    });
+    taps[1].expect("somebody unknown", SOON, |flow| {
+        flow.is("allow") && flow.text("port") == "8082" && flow.text("source.name") == "unknown"
+    });
 }
 
 /// `struct tcp_md5sig`: a `sockaddr_storage`, flags, prefix, key length, interface, 80 bytes of key.

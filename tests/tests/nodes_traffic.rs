@@ -224,7 +224,7 @@ fn a_changed_policy_holds_for_live_connections_across_nodes() {
 fn sessions_are_listed_on_both_nodes_with_pair_peer_and_times() {
     let mut scene = scene("listed");
     for to in scene.mesh.both(1, OPEN) {
-        assert_eq!(scene.caller.probe.talk(Protocol::Tcp, to), None, "{to}");
+        assert_eq!(scene.caller.probe.connect(Protocol::Tcp, to).errno, None, "{to}");
     }
     for (node, peer) in [(0, "node-b"), (1, "node-a")] {
         let session = scene.mesh.await_session(node, "caller to server", |session| {
