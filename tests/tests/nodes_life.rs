@@ -163,7 +163,7 @@ fn a_node_whose_agent_never_ran_is_a_stranger_and_is_told_apart_at_once() {
     let flow = tap.expect("a flow to somebody unknown", Duration::from_secs(5), |flow| {
         flow.is("allow") && flow.text("source.name") == "shop/caller" && flow.text("port") == "8080"
     });
-    assert_eq!(flow.text("seal"), "none", "{flow:?}");
+    assert_eq!(flow.text("seal"), "no-session", "{flow:?}");
     assert_eq!(flow.text("failure"), "no-agent", "{flow:?}");
     // From outside nobody has a name either.
     let reply = outside.connect(Protocol::Tcp, scene.mesh.at(1, OPEN));
