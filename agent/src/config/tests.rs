@@ -43,6 +43,7 @@ fn without_a_word_from_anybody_the_defaults_hold() {
         ca=own
         join_token=(none)
         leaf_lifetime=3600s
+        session_lifetime=3600s
         listen=off
         mode=audit
         grace=10s
