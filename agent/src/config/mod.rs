@@ -31,7 +31,7 @@ pub const CA_PORT: u16 = 7463;
 
 /// The keys, in the order in which they are shown, and what each means. The same words everywhere: `trust_domain` in the
 /// file and with `--set`, `WAXSEAL_TRUST_DOMAIN` in the environment.
-pub const KEYS: [(&str, &str); 21] = [
+pub const KEYS: [(&str, &str); 22] = [
     ("instance", "name of this agent among several on one kernel: [a-z0-9-], at most 32"),
     ("cgroup_root", "cgroup v2 directory to attach to; the whole hierarchy unless given"),
     ("policies", "directory of the policy documents"),
@@ -43,6 +43,7 @@ pub const KEYS: [(&str, &str); 21] = [
     ("ca", "who signs certificates: own, HOST:PORT of a CA server, or a directory of PEM files"),
     ("join_token", "file of the token with which to join the CA server; 0600"),
     ("leaf_lifetime", "how long certificates of this node's own CA live, 1m to 7d"),
+    ("session_lifetime", "how long a session with another node is believed at most, 2s to 1h"),
     ("listen", "address of the port for other agents, or off; off unless given when ca is own"),
     ("mode", "mode of workloads that nothing else gives one: permissive, audit or enforce"),
     ("grace", "how long connections older than the agent may go on unrecorded, at most 1h"),
@@ -114,6 +115,8 @@ pub struct Config {
     pub join_token: Option<PathBuf>,
     /// How long certificates of this node's own CA live.
     pub leaf_lifetime: Duration,
+    /// How long a session with another node is believed at most; it is renewed at half of that.
+    pub session_lifetime: Duration,
     /// The port for other agents; nothing is opened when absent.
     pub listen: Option<SocketAddr>,
     /// Mode of workloads that nothing else gives one.
@@ -248,6 +251,7 @@ pub fn resolve(inputs: &Inputs<'_>) -> Result<Resolved, Error> {
         node: layers.value("node", &values::host_name(), values::node)?,
         join_token: layers.optional("join_token", values::path)?,
         leaf_lifetime: layers.value("leaf_lifetime", "1h", values::leaf_lifetime)?,
+        session_lifetime: layers.value("session_lifetime", "1h", values::session_lifetime)?,
         listen: match layers.optional("listen", values::listen)? {
             Some(given) => given,
             None => (ca != Ca::Own).then_some(everywhere),
@@ -282,6 +286,7 @@ fn entries(config: &Config, layers: &layers::Layers) -> Vec<Entry> {
         ca,
         join_token,
         leaf_lifetime,
+        session_lifetime,
         listen,
         mode,
         grace,
@@ -313,6 +318,7 @@ fn entries(config: &Config, layers: &layers::Layers) -> Vec<Entry> {
         ca.to_string(),
         join_token.as_deref().map_or_else(|| "(none)".to_owned(), |path| path.display().to_string()),
         format!("{leaf_lifetime:?}"),
+        format!("{session_lifetime:?}"),
         listen.map_or_else(|| "off".to_owned(), |address| address.to_string()),
         mode.as_str().to_owned(),
         format!("{grace:?}"),

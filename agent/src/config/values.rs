@@ -174,12 +174,18 @@ pub(super) fn host_name() -> String {
 }
 
 pub(super) fn leaf_lifetime(value: &str) -> Result<Duration, Problem> {
-    const LEAST: Duration = Duration::from_mins(1);
-    const MOST: Duration = Duration::from_hours(7 * 24);
+    between(value, Duration::from_mins(1), Duration::from_hours(7 * 24))
+}
+
+pub(super) fn session_lifetime(value: &str) -> Result<Duration, Problem> {
+    between(value, Duration::from_secs(2), Duration::from_hours(1))
+}
+
+fn between(value: &str, least: Duration, most: Duration) -> Result<Duration, Problem> {
     let value = duration(value).ok_or_else(|| Problem::Duration(value.to_owned()))?;
     match value {
-        value if value < LEAST => Err(Problem::TooShort { value, limit: LEAST }),
-        value if value > MOST => Err(Problem::TooLong { value, limit: MOST }),
+        value if value < least => Err(Problem::TooShort { value, limit: least }),
+        value if value > most => Err(Problem::TooLong { value, limit: most }),
         value => Ok(value),
     }
 }
@@ -188,7 +194,7 @@ pub(super) fn leaf_lifetime(value: &str) -> Result<Duration, Problem> {
 pub(super) fn listen(value: &str) -> Result<Option<SocketAddr>, Problem> {
     match value {
         "off" => Ok(None),
-        address => address.parse().map(Some).map_err(|_| Problem::Listen(value.to_owned())),
+        address => address.parse().map(Some).map_err(|_unreadable| Problem::Listen(value.to_owned())),
     }
 }
 

@@ -45,7 +45,7 @@ impl Inner {
         agreed: Agreed,
         key: impl Fn(Spi, u64) -> Result<SessionKey, HandshakeError>,
     ) -> Result<Installed, HandshakeError> {
-        let lasts = lifetime(&agreed.proofs, SystemTime::now());
+        let lasts = lifetime(&agreed.proofs, SystemTime::now(), self.options.longest);
         if lasts.is_zero() {
             return Err(HandshakeError::NoSession);
         }

@@ -70,6 +70,8 @@ pub struct Options {
     pub port: u16,
     /// Address ranges whose agent answers elsewhere than at the address itself.
     pub agents: Vec<(Cidr, SocketAddr)>,
+    /// How long a session is believed at most; no longer than an hour.
+    pub longest: Duration,
     /// The directory of the record of sessions.
     pub state: PathBuf,
     /// Whether the kernel's tables are those of an earlier agent.

@@ -50,7 +50,7 @@ impl Inner {
             self.own_proof(&svid)?,
             self.own_proof(&node)?,
         ];
-        let lasts = lifetime(&proofs, SystemTime::now()).min(agreement.lasts);
+        let lasts = lifetime(&proofs, SystemTime::now(), self.options.longest).min(agreement.lasts);
         if lasts.is_zero() {
             return Err(HandshakeError::NoSession);
         }

@@ -16,9 +16,6 @@ use super::peers::Peers;
 use crate::pki::Peer;
 use crate::spiffe::SpiffeId;
 
-/// No session is believed for longer.
-pub(super) const LONGEST: Duration = Duration::from_hours(1);
-
 /// One end of a session.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Party {
@@ -72,10 +69,10 @@ pub(super) struct Facts {
     pub(super) expires: u64,
 }
 
-/// For how long proofs count from now on, in whole seconds.
-pub(super) fn lifetime(proofs: &[Arc<Peer>], now: SystemTime) -> Duration {
+/// For how long proofs count from now on, in whole seconds and at most `longest`.
+pub(super) fn lifetime(proofs: &[Arc<Peer>], now: SystemTime, longest: Duration) -> Duration {
     let ends = proofs.iter().map(|proof| proof.not_after().duration_since(now).unwrap_or_default());
-    Duration::from_secs(ends.min().unwrap_or_default().min(LONGEST).as_secs())
+    Duration::from_secs(ends.min().unwrap_or_default().min(longest).as_secs())
 }
 
 /// A session in which this node receives.

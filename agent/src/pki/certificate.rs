@@ -11,6 +11,7 @@ use x509_parser::time::ASN1Time;
 use x509_parser::x509::X509Version;
 
 use super::MAX_NAMES;
+use super::profile::hex;
 use super::refusal::{Position, Refusal};
 use crate::spiffe::{self, SpiffeId, TrustDomain};
 
@@ -19,8 +20,8 @@ pub(super) fn parse<'a>(
     certificate: &'a CertificateDer<'_>,
     position: Position,
 ) -> Result<X509Certificate<'a>, Refusal> {
-    let (rest, parsed) =
-        X509Certificate::from_der(certificate.as_ref()).map_err(|_| Refusal::Malformed(position))?;
+    let (rest, parsed) = X509Certificate::from_der(certificate.as_ref())
+        .map_err(|_unreadable| Refusal::Malformed(position))?;
     if !rest.is_empty() {
         return Err(Refusal::Malformed(position));
     }
@@ -28,7 +29,7 @@ pub(super) fn parse<'a>(
         return Err(Refusal::Version(position));
     }
     // Every extension once, and each one that is known read without a remark.
-    parsed.extensions_map().map_err(|_| Refusal::ExtensionTwice(position))?;
+    parsed.extensions_map().map_err(|_unreadable| Refusal::ExtensionTwice(position))?;
     let broken = |extension: &ParsedExtension<'_>| matches!(extension, ParsedExtension::ParseError { .. });
     if parsed.extensions().iter().any(|extension| broken(extension.parsed_extension())) {
         return Err(Refusal::Extension(position));
@@ -75,7 +76,7 @@ pub(super) fn leaf(certificate: &X509Certificate<'_>, strict: bool) -> Result<()
 pub(super) fn spiffe_id(certificate: &X509Certificate<'_>) -> Result<SpiffeId, Refusal> {
     let names = certificate
         .subject_alternative_name()
-        .map_err(|_| Refusal::Extension(Position(0)))?
+        .map_err(|_unreadable| Refusal::Extension(Position(0)))?
         .map(|names| names.value);
     let names = names.map_or(&[][..], |names| &names.general_names);
     if names.len() > MAX_NAMES {
@@ -103,14 +104,14 @@ pub(super) fn signer(
     position: Position,
     domain: &TrustDomain,
 ) -> Result<(), Refusal> {
-    let constraints = certificate.basic_constraints().map_err(|_| Refusal::Extension(position))?;
+    let constraints = certificate.basic_constraints().map_err(|_unreadable| Refusal::Extension(position))?;
     if !constraints.is_some_and(|constraints| constraints.value.ca) {
         return Err(Refusal::SignerIsLeaf);
     }
     if !key_usage(certificate, position)?.key_cert_sign() {
         return Err(Refusal::SignerMayNotSign(position));
     }
-    let names = certificate.subject_alternative_name().map_err(|_| Refusal::Extension(position))?;
+    let names = certificate.subject_alternative_name().map_err(|_unreadable| Refusal::Extension(position))?;
     for uri in names.iter().flat_map(|names| &names.value.general_names).filter_map(uri) {
         signer_id(uri, position, domain)?;
     }
@@ -133,7 +134,7 @@ fn signer_id(uri: &str, position: Position, domain: &TrustDomain) -> Result<(), 
 }
 
 fn key_usage<'a>(certificate: &'a X509Certificate<'_>, position: Position) -> Result<&'a KeyUsage, Refusal> {
-    let usage = certificate.key_usage().map_err(|_| Refusal::Extension(position))?;
+    let usage = certificate.key_usage().map_err(|_unreadable| Refusal::Extension(position))?;
     let BasicExtension { critical, value } = usage.ok_or(Refusal::NoKeyUsage(position))?;
     if critical { Ok(value) } else { Err(Refusal::KeyUsageNotCritical(position)) }
 }
@@ -159,5 +160,6 @@ pub(super) fn time(time: ASN1Time) -> SystemTime {
 /// A serial number in hex, as people compare it; at most 20 bytes are shown.
 pub(super) fn serial(bytes: &[u8]) -> String {
     let significant = bytes.iter().position(|byte| *byte != 0).unwrap_or(bytes.len().saturating_sub(1));
-    bytes.get(significant..).unwrap_or_default().iter().take(20).map(|byte| format!("{byte:02x}")).collect()
+    let shown = bytes.get(significant..).unwrap_or_default();
+    hex(shown.get(..20).unwrap_or(shown))
 }

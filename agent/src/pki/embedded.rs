@@ -36,7 +36,7 @@ impl Issuer for Embedded {
         let (authority, own, ids) = (Arc::clone(&self.authority), self.own.clone(), ids.to_vec());
         Box::pin(async move {
             let issued = spawn_blocking(move || authority.issue(&ids, &own, SystemTime::now()));
-            Ok(issued.await.map_err(|_| IssueError::Ended)??)
+            Ok(issued.await.map_err(|_panicked| IssueError::Ended)??)
         })
     }
 }

@@ -107,7 +107,7 @@ fn open(path: &Path) -> Result<(File, fs::Metadata), FileError> {
 
 fn read(path: &Path, file: File, length: u64, limit: u64) -> Result<Zeroizing<Vec<u8>>, FileError> {
     let too_large = || FileError::TooLarge { path: path.to_owned(), limit };
-    let room = usize::try_from(length.min(limit)).map_err(|_| too_large())?;
+    let room = usize::try_from(length.min(limit)).map_err(|_unreadable| too_large())?;
     // Room for all of it at once: a buffer that grows leaves copies of the secret behind.
     let mut bytes = Zeroizing::new(Vec::with_capacity(room + 64));
     file.take(limit + 1).read_to_end(&mut bytes).map_err(FileError::system("read", path))?;

@@ -39,7 +39,7 @@ pub async fn read_frame<T: DeserializeOwned>(
     stream: &mut (impl AsyncRead + Unpin),
     patience: Duration,
 ) -> Result<T, FrameError> {
-    let bytes = timeout(patience, read(stream)).await.map_err(|_| FrameError::Late(patience))??;
+    let bytes = timeout(patience, read(stream)).await.map_err(|_elapsed| FrameError::Late(patience))??;
     serde_json::from_slice(&bytes).map_err(FrameError::Garbled)
 }
 
@@ -74,5 +74,5 @@ pub async fn write_frame(
         stream.write_all(&bytes).await?;
         stream.flush().await
     };
-    Ok(timeout(patience, send).await.map_err(|_| FrameError::Late(patience))??)
+    Ok(timeout(patience, send).await.map_err(|_elapsed| FrameError::Late(patience))??)
 }

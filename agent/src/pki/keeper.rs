@@ -238,7 +238,9 @@ impl Shared {
             }
             Err(error) => {
                 tracing::warn!(%error, identities = ids.len(), "certificates were not renewed; those still valid are kept");
-                ids.iter().filter_map(|id| Some(slots.get_mut(id)?.fail(&error))).for_each(drop);
+                for id in ids {
+                    slots.get_mut(id).into_iter().for_each(|slot| slot.fail(&error));
+                }
             }
         }
         drop(slots);

@@ -60,7 +60,7 @@ pub const MAX_CHAIN_BYTES: usize = 16 * 1024;
 /// Names in a leaf.
 pub const MAX_NAMES: usize = 32;
 /// How much earlier than now a certificate begins, for clocks that are behind.
-pub const BACKDATE: std::time::Duration = std::time::Duration::from_secs(60);
+pub const BACKDATE: std::time::Duration = std::time::Duration::from_mins(1);
 /// The longest name of a node, as in a DNS label.
 pub const MAX_NODE_NAME: usize = 63;
 

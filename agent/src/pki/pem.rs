@@ -30,7 +30,7 @@ const LIST: &str = "X509 CRL";
 const REQUEST: &str = "CERTIFICATE REQUEST";
 
 fn decode(text: &[u8], tag: &'static str) -> Result<Vec<Vec<u8>>, PemError> {
-    let blocks = pem::parse_many(text).map_err(|_| PemError::Syntax)?;
+    let blocks = pem::parse_many(text).map_err(|_unreadable| PemError::Syntax)?;
     if blocks.len() > MAX_CERTIFICATES {
         return Err(PemError::TooMany);
     }

@@ -1,6 +1,7 @@
 //! The certificates we make: what stands in a root, an intermediate, a leaf and a revocation list. Nothing that anybody
 //! asks for gets in here but a name and a key.
 
+use std::fmt::Write as _;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rand::RngCore as _;
@@ -116,7 +117,10 @@ fn serial() -> (SerialNumber, String) {
 
 /// Bytes as people compare them.
 pub(super) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    bytes.iter().fold(String::with_capacity(2 * bytes.len()), |mut out, byte| {
+        let _infallible = write!(out, "{byte:02x}");
+        out
+    })
 }
 
 /// The other way round; an odd digit or another character ends it.
@@ -127,8 +131,8 @@ pub(super) fn bytes(hex: &str) -> Vec<u8> {
 
 fn date(time: SystemTime) -> Result<OffsetDateTime, rcgen::Error> {
     let seconds = time.duration_since(UNIX_EPOCH).unwrap_or_default();
-    let seconds = i64::try_from(seconds.as_secs()).map_err(|_| rcgen::Error::Time)?;
-    OffsetDateTime::from_unix_timestamp(seconds).map_err(|_| rcgen::Error::Time)
+    let seconds = i64::try_from(seconds.as_secs()).map_err(|_unreadable| rcgen::Error::Time)?;
+    OffsetDateTime::from_unix_timestamp(seconds).map_err(|_unreadable| rcgen::Error::Time)
 }
 
 /// Whole seconds since 1970.

@@ -61,7 +61,7 @@ impl Svid {
         }
         let key = rustls::crypto::aws_lc_rs::sign::any_supported_type(key).map_err(Error::Key)?;
         let key = CertifiedKey::new(chain, key);
-        key.keys_match().map_err(|_| Error::OtherKey)?;
+        key.keys_match().map_err(|_unreadable| Error::OtherKey)?;
         Ok(Self { id, not_before, not_after, key: Arc::new(key) })
     }
 

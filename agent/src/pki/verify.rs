@@ -156,7 +156,7 @@ struct Question<'a> {
     revocation: Revocation,
 }
 
-impl<'a> Question<'a> {
+impl Question<'_> {
     /// The earliest end of the signers on the path and of its root, once the path holds.
     fn end(&self, domain: &TrustDomain, leaf: &CertificateDer<'_>) -> Result<SystemTime, Refusal> {
         let Self { bundle, signers, now, .. } = *self;
@@ -200,10 +200,8 @@ impl<'a> Question<'a> {
     /// is away cuts nobody before the certificates end.
     fn lists<'l>(&self, lists: &'l [&'l webpki::CertRevocationList<'l>]) -> Option<RevocationOptions<'l>> {
         let builder = RevocationOptionsBuilder::new(lists).ok()?;
-        let depth = match self.bundle.roots_revoke() {
-            true => RevocationCheckDepth::Chain,
-            false => RevocationCheckDepth::EndEntity,
-        };
+        let whole = self.bundle.roots_revoke();
+        let depth = if whole { RevocationCheckDepth::Chain } else { RevocationCheckDepth::EndEntity };
         let (unknown, expired) = match self.revocation {
             Revocation::Complete => (UnknownStatusPolicy::Deny, ExpirationPolicy::Enforce),
             Revocation::Known => (UnknownStatusPolicy::Allow, ExpirationPolicy::Ignore),

@@ -51,6 +51,7 @@ impl<'a> Gathered<'a> {
             return Err(LoadErrors(self.errors));
         }
         self.set.files = files;
+        self.set.trust_domain = Some(self.trust_domain.clone());
         self.set.warnings = self.warnings;
         import::resolve_peer_authentication(self.peer_authentication, &mut self.set);
         import::resolve_namespaces(&mut self.set);
@@ -101,15 +102,23 @@ impl<'a> Gathered<'a> {
             Object::PeerAuthentication(document) => self.peer_authentication.push(*document),
             Object::Workload(workload) => self.set.workloads.push(*workload),
             Object::Mesh(mesh) => self.set.mesh = Some(mesh),
-            Object::Namespace(namespace) => {
+            Object::Namespace((namespace, labels)) => {
+                self.label_namespace(&namespace.name, labels);
                 self.set.namespaces.insert(namespace.name.clone(), namespace);
             }
             Object::ClusterNamespace { name, labels, .. } => {
                 let became = "tells the labels of this namespace".to_owned();
                 self.set.silent.push(Silent { kind, title, origin, became });
-                self.set.namespace_labels.insert(name, labels);
+                self.label_namespace(&name, Some(labels));
             }
             Object::List => {}
+        }
+    }
+
+    /// Labels that two documents tell of one namespace add up.
+    fn label_namespace(&mut self, name: &str, labels: Option<Labels>) {
+        if let Some(labels) = labels {
+            self.set.namespace_labels.entry(name.to_owned()).or_default().extend(labels);
         }
     }
 }
@@ -125,7 +134,7 @@ enum Object {
     },
     PeerAuthentication(Box<PeerAuthentication>),
     Workload(Box<Workload>),
-    Namespace(Namespace),
+    Namespace((Namespace, Option<Labels>)),
     Mesh(Mesh),
     ClusterNamespace {
         name: String,
@@ -150,7 +159,9 @@ impl Object {
                 ("PeerAuthentication", document.title(), document.origin.clone())
             }
             Self::Workload(workload) => ("Workload", workload.full_name(), workload.origin.clone()),
-            Self::Namespace(namespace) => ("Namespace", namespace.name.clone(), namespace.origin.clone()),
+            Self::Namespace((namespace, _)) => {
+                ("Namespace", namespace.name.clone(), namespace.origin.clone())
+            }
             Self::Mesh(mesh) => ("Mesh", mesh.name.clone(), mesh.origin.clone()),
             Self::ClusterNamespace { name, origin, .. } => ("Namespace (v1)", name.clone(), origin.clone()),
             Self::List => ("List", String::new(), Origin { file: PathBuf::new(), line: 0, column: 0 }),

@@ -105,7 +105,7 @@ fn list(path: &Path, files: &mut Vec<PathBuf>, gathered: &mut Gathered<'_>) -> R
 }
 
 /// The bytes of a file. Everything is asked of the open file, so that nobody can swap it between question and reading.
-fn read(path: &Path, ownership: Ownership) -> Result<Vec<u8>, Problem> {
+pub(super) fn read(path: &Path, ownership: Ownership) -> Result<Vec<u8>, Problem> {
     // Without O_NONBLOCK, opening a pipe would wait for a writer for ever.
     let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_NOCTTY;
     let file = OpenOptions::new().read(true).custom_flags(flags).open(path).map_err(|source| {
@@ -151,21 +151,35 @@ fn inspect(file: &File, ownership: Ownership) -> Result<(), Problem> {
     Ok(())
 }
 
-/// Reads the documents of one file.
-fn read_text(file: &Path, bytes: &[u8], gathered: &mut Gathered<'_>) {
+/// The text of a file.
+pub(super) fn text_of<'a>(file: &Path, bytes: &'a [u8]) -> Result<&'a str, LoadErrors> {
+    let refused = |before: &[u8], problem| {
+        let (line, column) = place(before);
+        LoadErrors(vec![LoadError { line, column, ..about(file, problem) }])
+    };
     let text = match std::str::from_utf8(bytes) {
         Ok(text) => text.strip_prefix('\u{feff}').unwrap_or(text),
-        Err(error) => {
-            let (line, column) = place(&bytes[..error.valid_up_to()]);
-            gathered.errors.push(LoadError { line, column, ..about(file, Problem::NotText) });
-            return;
-        }
+        Err(error) => return Err(refused(&bytes[..error.valid_up_to()], Problem::NotText)),
     };
-    if let Some(at) = text.find('\0') {
-        let (line, column) = place(&text.as_bytes()[..at]);
-        gathered.errors.push(LoadError { line, column, ..about(file, Problem::Nul) });
-        return;
+    match text.find('\0') {
+        Some(at) => Err(refused(&text.as_bytes()[..at], Problem::Nul)),
+        None => Ok(text),
     }
+}
+
+impl LoadErrors {
+    /// One mistake about a whole file.
+    pub(super) fn about(path: &Path, problem: Problem) -> Self {
+        Self(vec![about(path, problem)])
+    }
+}
+
+/// Reads the documents of one file.
+fn read_text(file: &Path, bytes: &[u8], gathered: &mut Gathered<'_>) {
+    let text = match text_of(file, bytes) {
+        Ok(text) => text,
+        Err(LoadErrors(mut errors)) => return gathered.errors.append(&mut errors),
+    };
     for part in stream::documents(text) {
         gathered.read(file, text, part);
     }
@@ -191,6 +205,6 @@ pub(super) fn excerpt(text: &str, line: u32, column: u32) -> Option<Excerpt> {
     let before: String = line.chars().skip(start).take(at - start).collect();
     let after: String = line.chars().skip(at).take(SHOWN_AFTER).collect();
     let before = crate::escape::escape(&before).into_owned();
-    let text = format!("{before}{}", crate::escape::escape(&after));
+    let text = format!("{before}{}", crate::escape::escape(after.trim_end()));
     Some(Excerpt { before: before.chars().count(), text })
 }

@@ -7,12 +7,15 @@
 
 mod addresses;
 mod bind;
+mod by_namespace;
+mod cases;
 mod check;
 mod clause;
 mod compile;
 mod compiled;
 mod condition;
 mod describe;
+mod ends;
 mod error;
 mod explain;
 mod explain_text;
@@ -30,6 +33,7 @@ mod read_policy;
 mod read_workload;
 mod reader;
 pub mod reference;
+mod reference_ends;
 mod rows;
 mod schema;
 mod set;
@@ -38,8 +42,13 @@ mod subject;
 #[cfg(test)]
 mod tests;
 mod warning;
+mod yaml_problem;
 
-pub use check::{CheckReport, DocumentReport, Sizes, check, expected_identities};
+/// The JSON Schema of the native documents.
+pub const SCHEMA: &str = include_str!("schema.json");
+
+pub use cases::{CaseOutcome, CasesReport, check_cases};
+pub use check::{CheckReport, DocumentReport, Sizes, check, check_with, expected_identities};
 pub use clause::{Clause, NamespaceLabel, Target, Test, Tests};
 pub use compile::{CompileError, Compiler};
 pub use compiled::{Compiled, Prefix, RuleDirection, RuleInfo};

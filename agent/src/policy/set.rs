@@ -20,6 +20,8 @@ pub struct PolicySet {
     pub policies: Vec<IdentityPolicy>,
     /// In document order.
     pub workloads: Vec<Workload>,
+    /// The trust domain in which they were read.
+    pub trust_domain: Option<TrustDomain>,
     /// The labels of namespaces, where a document tells them.
     pub namespace_labels: BTreeMap<String, Labels>,
     /// By name.
@@ -152,6 +154,13 @@ pub struct Rule {
     pub ports: Option<Vec<Ports>>,
     /// Where it is written.
     pub origin: Origin,
+}
+
+impl Rule {
+    /// Whether it was written in another language: such a rule is named after its place, as `ingress[0]`.
+    pub(super) fn imported(&self) -> bool {
+        self.name.as_ref().is_some_and(|name| name.ends_with(']'))
+    }
 }
 
 /// What a matching rule does.

@@ -1,5 +1,6 @@
 //! `waxseal ca token`, `allow`, `rotate-intermediate` and `revoke`.
 
+use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
@@ -64,7 +65,7 @@ pub(in crate::cli) struct Allow {
     node: Option<String>,
     /// Patterns of IDs that it may have from now on too
     #[arg(value_name = "PATTERN", requires = "node")]
-    allow: Vec<String>,
+    add: Vec<String>,
     /// Patterns that it has and loses; what was issued is not revoked
     #[arg(long, value_name = "PATTERN", requires = "node")]
     remove: Vec<String>,
@@ -76,7 +77,7 @@ pub(in crate::cli) struct Allow {
 }
 
 pub(super) fn allow(common: &Common, arguments: &Allow) -> anyhow::Result<Exit> {
-    let Allow { place, node, allow, remove, id, output } = arguments;
+    let Allow { place, node, add, remove, id, output } = arguments;
     let authority = place.open(common, None)?;
     match (node, id) {
         (_, Some(id)) => {
@@ -88,7 +89,7 @@ pub(super) fn allow(common: &Common, arguments: &Allow) -> anyhow::Result<Exit> 
             }
         }
         (Some(node), None) => {
-            let has = authority.allow(node, allow, remove)?;
+            let has = authority.allow(node, add, remove)?;
             match output.output {
                 Format::Json => write_json(&json!({ "node": node, "allow": has }))?,
                 Format::Table => write(&format!("{}: {}\n", escape(node), escape(&has.join(" "))))?,
@@ -178,13 +179,13 @@ fn told(revoked: &Revoked) -> String {
     let Revoked { leaves, intermediates, replacement } = revoked;
     let mut out = String::new();
     for serial in intermediates {
-        out.push_str(&format!("revoked intermediate {serial}\n"));
+        let _infallible = writeln!(out, "revoked intermediate {serial}");
     }
     for serial in leaves {
-        out.push_str(&format!("revoked certificate {serial}\n"));
+        let _infallible = writeln!(out, "revoked certificate {serial}");
     }
     if let Some(serial) = replacement {
-        out.push_str(&format!("intermediate {serial} signs in its place\n"));
+        let _infallible = writeln!(out, "intermediate {serial} signs in its place");
     }
     if out.is_empty() {
         out.push_str("no certificate of it was valid; none will be issued\n");

@@ -125,6 +125,7 @@ impl Beginning {
         let options = Options {
             port: config.agent_port(),
             agents: config.agents.clone(),
+            longest: config.session_lifetime,
             state: config.state.clone(),
             resumes: resumed,
         };

@@ -157,7 +157,7 @@ impl Authority {
         self.session(|session| {
             let state = session.change();
             let intermediate = Duration::from_secs(state.intermediate_seconds);
-            Lifetimes { leaf, intermediate, ..Lifetimes::default() }.check()?;
+            Lifetimes { intermediate, leaf, ..Lifetimes::default() }.check()?;
             state.leaf_seconds = leaf.as_secs();
             Ok(())
         })

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use super::nodes::{PatternError, TokenError};
 use crate::pki::files::FileError;
 use crate::pki::pem::PemError;
+use crate::pki::svid;
 use crate::pki::{Denial, PublicationError, Refusal};
 use crate::spiffe::{self, TrustDomain};
 
@@ -73,6 +74,9 @@ pub enum Error {
         /// Where it was looked for.
         path: PathBuf,
     },
+    /// What was just made is no identity.
+    #[error("what was made cannot be used: {0}")]
+    Unusable(#[from] svid::Error),
     /// No intermediate that may sign.
     #[error("no intermediate certificate is valid; `waxseal ca rotate-intermediate` makes one")]
     NoSigner,
@@ -170,6 +174,7 @@ impl Error {
             | Self::Version { .. }
             | Self::Busy { .. }
             | Self::Make(_)
+            | Self::Unusable(_)
             | Self::NoSigner
             | Self::Full { .. } => false,
         }

@@ -149,7 +149,7 @@ impl<'s, 'a> Press<'s, 'a> {
         let mut key = key;
         zeroize::Zeroize::zeroize(&mut key);
         let der = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(secret.as_slice()));
-        Ok(Ok(Arc::new(Svid::new(chain, &der).map_err(|_| Error::NoSigner)?)))
+        Ok(Ok(Arc::new(Svid::new(chain, &der)?)))
     }
 
     fn requested(&mut self, wanted: &Wanted<'_>, allow: &[String]) -> Result<Result<Chain, Denial>, Error> {

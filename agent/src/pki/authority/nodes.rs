@@ -113,7 +113,7 @@ impl FromStr for Token {
 }
 
 fn exactly<const N: usize>(bytes: &[u8]) -> Result<[u8; N], TokenError> {
-    bytes.try_into().map_err(|_| TokenError::Malformed)
+    bytes.try_into().map_err(|_unreadable| TokenError::Malformed)
 }
 
 impl Authority {
@@ -166,7 +166,7 @@ impl Authority {
         self.session(|session| Ok(session.publish().banned.remove(id).is_some()))
     }
 
-    /// Takes a token and gives the node its first identity. The token is spent before anything is signed.
+    /// Takes a token and gives the node its first identity. The token is spent on the disk before the certificate leaves.
     pub(in crate::pki) fn join(
         &self,
         node: &str,
@@ -176,8 +176,8 @@ impl Authority {
     ) -> Result<Chain, Error> {
         self.session(|session| {
             let hash = hash_of(secret);
-            // Both are compared for every token: time tells nothing about which of them was wrong.
-            let found = session.state.tokens.iter().position(|token| (token.id == id) & (token.hash == hash));
+            // Hashes are compared: how long that takes tells nothing about the secret.
+            let found = session.state.tokens.iter().position(|token| token.id == id && token.hash == hash);
             let found = found.ok_or(TokenError::Unknown)?;
             let token = session.state.tokens.get(found).ok_or(TokenError::Unknown)?;
             if token.not_after <= seconds(now) {

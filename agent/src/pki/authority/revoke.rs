@@ -150,12 +150,8 @@ fn resolve(session: &Session<'_>, which: &str, now: SystemTime) -> Result<String
         Some(rest) => rest.strip_prefix('-').and_then(|number| number.parse().ok()),
         None => None,
     };
-    let found = match back {
-        Some(back) => live.get::<usize>(back).copied(),
-        None => {
-            let serial = which.to_ascii_lowercase().replace(':', "");
-            session.state.intermediates.iter().find(|one| one.serial == serial && one.is_live(at))
-        }
-    };
+    let serial = which.to_ascii_lowercase().replace(':', "");
+    let named = || session.state.intermediates.iter().find(|one| one.serial == serial && one.is_live(at));
+    let found = back.map_or_else(named, |back: usize| live.get(back).copied());
     found.map(|one| one.serial.clone()).ok_or(Error::NothingToRevoke)
 }

@@ -57,8 +57,8 @@ impl SecretKey {
     pub(super) fn read(path: &Path) -> Result<Self, Error> {
         let text = read_private(path, MAX_KEY)?;
         let key = || Error::Key { path: path.to_owned() };
-        let der = PrivateKeyDer::from_pem_slice(&text).map_err(|_| key())?;
-        let pair = KeyPair::try_from(&der).map_err(|_| key())?;
+        let der = PrivateKeyDer::from_pem_slice(&text).map_err(|_unreadable| key())?;
+        let pair = KeyPair::try_from(&der).map_err(|_unreadable| key())?;
         // The reader's own copy.
         let mut der = der;
         der.zeroize();

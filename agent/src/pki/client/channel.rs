@@ -48,20 +48,20 @@ impl Channel {
         beliefs: Arc<Bundles>,
         key: Option<Arc<CertifiedKey>>,
     ) -> Result<Self, Error> {
-        let ca = ca_id(&member.trust_domain).map_err(|_| Error::NotJoined)?;
+        let ca = ca_id(&member.trust_domain).map_err(|_unreadable| Error::NotJoined)?;
         let verifier = Verifier::new(Known { beliefs, ca }, true);
         Self::connect(&member.address, client_with(verifier, key, ALPN)).await
     }
 
     pub(super) async fn connect(address: &str, config: Arc<ClientConfig>) -> Result<Self, Error> {
         let late = || Error::Late { address: address.to_owned() };
-        let stream = timeout(CONNECT, TcpStream::connect(address)).await.map_err(|_| late())?;
+        let stream = timeout(CONNECT, TcpStream::connect(address)).await.map_err(|_elapsed| late())?;
         let stream = stream.map_err(|source| Error::Connect { address: address.to_owned(), source })?;
         // Small messages, each waited for.
         let _ = stream.set_nodelay(true);
-        let name = ServerName::try_from("ca.waxseal.internal").map_err(|_| late())?;
+        let name = ServerName::try_from("ca.waxseal.internal").map_err(|_elapsed| late())?;
         let stream = timeout(CONNECT, TlsConnector::from(config).connect(name, stream)).await;
-        let stream = stream.map_err(|_| late())?;
+        let stream = stream.map_err(|_elapsed| late())?;
         Ok(Self(stream.map_err(|source| Error::Tls { address: address.to_owned(), source })?))
     }
 

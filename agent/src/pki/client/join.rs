@@ -36,7 +36,8 @@ impl Judge for ByHash {
         let root = chain.iter().take(MAX_CHAIN).find(is_root).ok_or(Refusal::UnknownIssuer)?;
         let domain = self.ca.trust_domain();
         let bundle = DomainBundle::new(domain, std::slice::from_ref(root), &[]);
-        let bundle = bundle.map_err(|_| Refusal::Malformed(Position(chain.len().saturating_sub(1))))?;
+        let bundle =
+            bundle.map_err(|_unreadable| Refusal::Malformed(Position(chain.len().saturating_sub(1))))?;
         let peer = verify(&Bundles::new(0, [(domain.clone(), bundle)]), chain, role, now)?;
         if *peer.id() == self.ca { Ok(()) } else { Err(Refusal::UnknownIssuer) }
     }
@@ -44,14 +45,14 @@ impl Judge for ByHash {
 
 pub(super) fn read_token(path: &Path) -> Result<Token, Error> {
     let text = read_private(path, MAX_TOKEN)?;
-    let token = std::str::from_utf8(&text).map_err(|_| TokenError::Malformed).and_then(str::parse);
+    let token = std::str::from_utf8(&text).map_err(|_unreadable| TokenError::Malformed).and_then(str::parse);
     token.map_err(|source| Error::Token { path: path.to_owned(), source })
 }
 
 /// Joins; identity and beliefs are on the disk on return.
 pub(super) async fn join(member: &Member, store: &Store, token: &Token) -> Result<Identity, Error> {
-    let own = node_id(&member.trust_domain, &member.node).map_err(|_| Error::NotJoined)?;
-    let ca = ca_id(&member.trust_domain).map_err(|_| Error::NotJoined)?;
+    let own = node_id(&member.trust_domain, &member.node).map_err(|_unreadable| Error::NotJoined)?;
+    let ca = ca_id(&member.trust_domain).map_err(|_unreadable| Error::NotJoined)?;
     let verifier = Verifier::new(ByHash { root: *token.root(), ca }, true);
     let mut channel = Channel::connect(&member.address, client_with(verifier, None, ALPN)).await?;
     let (key, request) = prepare(&own)?;

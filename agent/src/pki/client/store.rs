@@ -79,15 +79,17 @@ impl Store {
             Err(error) if error.is_missing() => return Ok(None),
             other => other?,
         };
-        let file: File = serde_json::from_slice(&text).map_err(|_| damaged())?;
+        let file: File = serde_json::from_slice(&text).map_err(|_unreadable| damaged())?;
         if file.version != VERSION {
             return Err(damaged());
         }
-        let mut der = PrivatePkcs8KeyDer::from_pem_slice(file.key.as_bytes()).map_err(|_| damaged())?;
+        let mut der =
+            PrivatePkcs8KeyDer::from_pem_slice(file.key.as_bytes()).map_err(|_unreadable| damaged())?;
         let key = Zeroizing::new(der.secret_pkcs8_der().to_vec());
         der.zeroize();
-        let identity = Identity::new(file.token.clone(), &file.chain, key).map_err(|_| damaged())?;
-        let own = node_id(&member.trust_domain, &member.node).map_err(|_| damaged())?;
+        let identity =
+            Identity::new(file.token.clone(), &file.chain, key).map_err(|_unreadable| damaged())?;
+        let own = node_id(&member.trust_domain, &member.node).map_err(|_unreadable| damaged())?;
         Ok(Some(identity).filter(|identity| *identity.svid.id() == own))
     }
 
@@ -100,7 +102,7 @@ impl Store {
             key: pem::encode(&pem::Pem::new("PRIVATE KEY", key.to_vec())),
         };
         let text = serde_json::to_vec(&file).map(Zeroizing::new);
-        let text = text.map_err(|_| Error::Damaged { path: self.identity.clone() })?;
+        let text = text.map_err(|_unreadable| Error::Damaged { path: self.identity.clone() })?;
         Ok(write_private(&self.identity, &text)?)
     }
 
@@ -111,12 +113,12 @@ impl Store {
             other => other?,
         };
         let read = serde_json::from_slice(&text);
-        read.map(Some).map_err(|_| Error::Damaged { path: self.publication.clone() })
+        read.map(Some).map_err(|_unreadable| Error::Damaged { path: self.publication.clone() })
     }
 
     pub(super) fn publish(&self, publication: &Publication) -> Result<(), Error> {
         let text = serde_json::to_vec(publication);
-        let text = text.map_err(|_| Error::Damaged { path: self.publication.clone() })?;
+        let text = text.map_err(|_unreadable| Error::Damaged { path: self.publication.clone() })?;
         Ok(write_private(&self.publication, &text)?)
     }
 }

@@ -40,7 +40,7 @@ async fn keep(remote: Remote) {
             // The certificate of the connection has ended; the next one is made with its successor.
             Error::Refused(Refused::Ended) => tracing::debug!(address, "the CA has ended the watch"),
             error => {
-                tracing::warn!(address, %error, failures, "not told by the CA; what was believed last holds")
+                tracing::warn!(address, %error, failures, "not told by the CA; what was believed last holds");
             }
         }
         sleep(pause(failures)).await;

@@ -42,10 +42,7 @@ impl Gate {
 
 impl Judge for Gate {
     fn judge(&self, chain: &[CertificateDer<'_>], role: Role, now: SystemTime) -> Result<(), Refusal> {
-        let refusal = match verify(&self.trust.load(), chain, role, now) {
-            Ok(_) => return Ok(()),
-            Err(refusal) => refusal,
-        };
+        let Err(refusal) = verify(&self.trust.load(), chain, role, now) else { return Ok(()) };
         match lapsed(&self.authority, chain, now) {
             Some(_) => Ok(()),
             None => Err(refusal),

@@ -152,13 +152,14 @@ impl CaServer {
         loop {
             while tasks.try_join_next().is_some() {}
             match self.listener.accept().await {
-                Ok((stream, from)) => match self.guests.admit(from.ip()) {
-                    Some(guest) => {
-                        let (shared, acceptor) = (Arc::clone(&self.shared), self.acceptor.clone());
-                        tasks.spawn(answer(shared, acceptor, stream, guest));
-                    }
-                    None => tracing::debug!(%from, "too many connections from there; hung up"),
-                },
+                Ok((stream, from)) => {
+                    let Some(guest) = self.guests.admit(from.ip()) else {
+                        tracing::debug!(%from, "too many connections from there; hung up");
+                        continue;
+                    };
+                    let (shared, acceptor) = (Arc::clone(&self.shared), self.acceptor.clone());
+                    tasks.spawn(answer(shared, acceptor, stream, guest));
+                }
                 Err(error) => {
                     tracing::warn!(%error, "a connection was not accepted");
                     sleep(RECOVER).await;

@@ -2,9 +2,14 @@
 
 mod differential;
 mod files;
+mod foreign;
+mod fuzz;
 mod golden;
+mod hostile;
 mod meaning;
+mod messages;
 mod mistakes;
+mod schema;
 mod semantics;
 mod size;
 mod tools;
