@@ -20,7 +20,10 @@ pub use reports::{
     PolicyReport, ProgramReport, StatusReport,
 };
 pub use server::Server;
-pub use sessions::{LinkReport, SessionDirection, SessionEnd, SessionFailure, SessionReport, SessionsReport};
+pub use sessions::{
+    CertificateReport, HandshakesReport, LinkReport, MeshReport, SessionDirection, SessionEnd, SessionFailure,
+    SessionReport, SessionsReport,
+};
 pub use socket::SocketError;
 pub use wire::{Answer, Failure, FailureKind, ModeChange, Question, Request, TapRequest};
 

@@ -21,6 +21,61 @@ pub struct SessionsReport {
     pub counters: BTreeMap<String, u64>,
 }
 
+/// What the agent has to do with other nodes, in a few numbers.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MeshReport {
+    /// Whether it has to do with any.
+    pub enabled: bool,
+    /// The name of this node in its certificate. Escaped.
+    pub node: String,
+    /// Sessions with others in which this node's workloads open connections.
+    pub outbound: u64,
+    /// Sessions in which they accept.
+    pub inbound: u64,
+    /// Destinations without a session.
+    pub without: u64,
+    /// Links that stand.
+    pub links: u64,
+    /// Other nodes that were met.
+    pub nodes: u64,
+    /// Packets that wait.
+    pub held: u64,
+    /// Handshakes.
+    pub handshakes: HandshakesReport,
+    /// All that is counted, by name.
+    pub counters: BTreeMap<String, u64>,
+    /// The certificates of this node and its workloads.
+    pub certificates: Vec<CertificateReport>,
+}
+
+/// Handshakes between workloads, so far.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HandshakesReport {
+    /// Begun here and ended with a session, renewals included.
+    pub completed: u64,
+    /// Begun here and failed.
+    pub failed: u64,
+    /// Begun by others and ended with a session.
+    pub answered: u64,
+    /// Begun by others and failed.
+    pub refused: u64,
+}
+
+/// One certificate.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CertificateReport {
+    /// Whose. Escaped.
+    pub spiffe_id: String,
+    /// Seconds until it ends; absent when there is none.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub expires_in_seconds: Option<u64>,
+    /// How often renewing it has failed since it was made.
+    pub failures: u32,
+    /// Why it failed last. Escaped.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub error: Option<String>,
+}
+
 /// One end of a session.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SessionEnd {

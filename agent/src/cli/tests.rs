@@ -141,6 +141,11 @@ spec: { selector: { systemdUnit: checkout.service } }
 fn policies_are_checked_and_explained_without_an_agent() {
     let directory = tempfile::tempdir().unwrap();
     let (good, bad) = (directory.path().join("good.yaml"), directory.path().join("bad.yaml"));
+    let (holds, fails) = (directory.path().join("holds.yaml"), directory.path().join("fails.yaml"));
+    let case = "files: [ good.yaml ]\ncases: [ { from: shop/checkout, to: payments/api, port: 8080/tcp, expect: allow } ]";
+    std::fs::write(&holds, case).unwrap();
+    std::fs::write(&fails, case.replace("8080", "8081")).unwrap();
+    let (holds, fails) = (holds.display(), fails.display());
     std::fs::write(&good, POLICY).unwrap();
     std::fs::write(&bad, POLICY.replace("ingress", "ingres")).unwrap();
     let (good, bad) = (good.display(), bad.display());
@@ -148,6 +153,21 @@ fn policies_are_checked_and_explained_without_an_agent() {
     for (line, exit) in [
         (format!("policy check {good}"), Exit::Done),
         (format!("policy check -o json {good}"), Exit::Done),
+        (format!("policy check -o wide {good}"), Exit::Done),
+        (format!("policy check -o long {good}"), Exit::Invalid),
+        ("policy schema".to_owned(), Exit::Done),
+        (format!("policy test {holds}"), Exit::Done),
+        (format!("--set mode=enforce policy test {fails} -o json"), Exit::Failed),
+        (format!("--set mode=enforce policy test {fails}"), Exit::Failed),
+        (format!("policy test {holds} --files {bad}"), Exit::Invalid),
+        (format!("policy test {good}"), Exit::Invalid),
+        (format!("policy test {good}-missing"), Exit::Invalid),
+        (
+            format!(
+                "policy explain --from spiffe://cluster.local/ns/shop/sa/new --to payments/app=api --port 8080/tcp --files {good}"
+            ),
+            Exit::Done,
+        ),
         (format!("policy check {bad}"), Exit::Invalid),
         (format!("policy check {bad} -o json"), Exit::Invalid),
         (format!("policy check {good}-missing"), Exit::Invalid),

@@ -31,7 +31,7 @@ fn without_a_word_from_anybody_the_defaults_hold() {
     let Resolved { config, entries } = resolved(&Given::default()).unwrap();
     let host = |entry: &Entry| if entry.key == "node" { "HOST".to_owned() } else { entry.value.clone() };
     let shown: Vec<String> = entries.iter().map(|entry| format!("{}={}", entry.key, host(entry))).collect();
-    expect_test::expect![[r#"
+    expect_test::expect![[r"
         instance=default
         cgroup_root=(the cgroup2 mount)
         policies=/etc/waxseal/policies
@@ -54,7 +54,7 @@ fn without_a_word_from_anybody_the_defaults_hold() {
         flow_ring=1048576
         denial_ring=524288
         log=info
-    "#]]
+    "]]
     .assert_eq(&(shown.join("\n") + "\n"));
     assert!(entries.iter().all(|entry| entry.source == Source::Default));
     assert_eq!(config.socket(), Path::new("/run/waxseal/default/agent.sock"));

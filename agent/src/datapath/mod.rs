@@ -16,6 +16,7 @@ pub mod object;
 pub mod probe;
 mod refusal;
 mod refuse;
+mod upkeep;
 mod sessions;
 
 use std::path::PathBuf;

@@ -85,6 +85,7 @@ impl Counters {
         self.0[count as usize].fetch_add(1, Ordering::Relaxed);
     }
 
+    /// So far.
     pub(super) fn value(&self, count: Count) -> u64 {
         self.0[count as usize].load(Ordering::Relaxed)
     }

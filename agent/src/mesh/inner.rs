@@ -101,6 +101,22 @@ impl Inner {
         }
     }
 
+    /// Tells the node of sessions that an earlier agent has made.
+    pub(super) fn introduce(&self) {
+        let state = self.state();
+        let name = |node: u32| state.peers.get(node).map(|peer| peer.id.clone());
+        for (spi, session) in &state.inbound {
+            if let Some(node) = name(session.facts.node) {
+                self.node.learned(false, spi.0, &node, session.facts.made);
+            }
+        }
+        for (number, line) in &state.outbound {
+            if let Some(node) = name(line.facts.node) {
+                self.node.learned(true, *number, &node, line.facts.made);
+            }
+        }
+    }
+
     pub(super) fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

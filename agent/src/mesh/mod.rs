@@ -51,7 +51,7 @@ pub use frame::FrameError;
 pub use host::{Ask, Certificates, Ended, Later, Live, Local, Node, NotAdmitted, Packet, Table, TableError};
 pub use message::{LINK, PAIR, Reason};
 pub use probe::{Probe, ProbeError, SealPath, SendProbe};
-pub use report::{Direction, LinkReport, Report, SessionReport, Stage, Who};
+pub use report::{Direction, LinkReport, Report, SessionReport, Stage, Summary, Who};
 pub use target::Target;
 
 use crate::cidr::Cidr;
@@ -106,6 +106,7 @@ impl Mesh {
     /// Takes over what an earlier agent has left and starts. Needs a tokio runtime.
     pub fn start(parts: Parts) -> Self {
         let inner = Arc::new(Inner::new(parts));
+        inner.introduce();
         tokio::spawn(Arc::clone(&inner).sweep());
         Self(inner)
     }
@@ -136,6 +137,11 @@ impl Mesh {
     /// What there is. Reads whole tables.
     pub fn report(&self) -> Report {
         self.0.report()
+    }
+
+    /// What there is, in a few numbers; cheap.
+    pub fn summary(&self) -> Summary {
+        self.0.summary()
     }
 
     /// Tries the way to the agent for an address; `send` sends one SYN under the session that it is given.

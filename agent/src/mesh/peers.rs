@@ -86,10 +86,6 @@ impl Peers {
         self.known.get_mut(&number)
     }
 
-    pub(super) fn number(&self, id: &SpiffeId) -> Option<u32> {
-        self.by_id.get(id).copied()
-    }
-
     pub(super) fn all(&self) -> impl Iterator<Item = (u32, &Peering)> {
         self.known.iter().map(|(number, peering)| (*number, peering))
     }

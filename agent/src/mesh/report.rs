@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use waxseal_common::ids::{IdentityId, protocol};
 
+use super::counters::Count;
 use super::inner::Inner;
 use super::state::{Facts, Party, Route};
 
@@ -93,6 +94,27 @@ pub struct LinkReport {
     pub failure: Option<String>,
 }
 
+/// In a few numbers.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Summary {
+    /// Sessions in which this node sends.
+    pub outbound: usize,
+    /// Sessions in which it receives.
+    pub inbound: usize,
+    /// Destinations without a session, handshakes in flight among them.
+    pub without: usize,
+    /// Links that stand.
+    pub links: usize,
+    /// Other nodes that were met.
+    pub nodes: usize,
+    /// Packets that wait.
+    pub held: usize,
+    /// Handshakes begun here that ended with a session, renewals included.
+    pub completed: u64,
+    /// What was counted.
+    pub counters: BTreeMap<String, u64>,
+}
+
 /// Everything.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Report {
@@ -107,6 +129,21 @@ pub struct Report {
 }
 
 impl Inner {
+    /// What there is, in a few numbers; cheap.
+    pub(super) fn summary(&self) -> Summary {
+        let state = self.state();
+        Summary {
+            outbound: state.outbound.values().filter(|line| !line.past).count(),
+            inbound: state.inbound.values().filter(|session| !session.past).count(),
+            without: state.routes.values().filter(|route| !matches!(route, Route::Ready(_))).count(),
+            links: self.links.all().len(),
+            nodes: state.peers.all().count(),
+            held: state.queue.len(),
+            completed: self.counters.value(Count::Opened) + self.counters.value(Count::Renewed),
+            counters: self.counters.all(),
+        }
+    }
+
     /// Everything, with live connections counted. Reads whole tables: not for the fast path.
     pub(super) fn report(&self) -> Report {
         let live = self.table.live();

@@ -86,6 +86,7 @@ impl Control {
                 .map(|(counter, value)| (counter.as_str().to_owned(), value))
                 .collect(),
             taps: self.shared.hub.report(),
+            mesh: self.mesh_report(),
         }
     }
 

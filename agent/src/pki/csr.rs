@@ -32,7 +32,7 @@ pub enum CsrRefusal {
     #[error("its key is not P-256")]
     Key,
     /// Not signed with ECDSA and SHA-256.
-    #[error("it is not signed with ECDSA and SHA-256")]
+    #[error("it is not signed with ECDSA and SHA-256, or not encoded as it must be")]
     Algorithm,
     /// Not signed by its own key.
     #[error("its signature is false")]
@@ -112,6 +112,9 @@ pub(super) fn read(der: &[u8]) -> Result<Request, CsrRefusal> {
     if *rcgen::PublicKeyData::algorithm(&key) != rcgen::PKCS_ECDSA_P256_SHA256 {
         return Err(CsrRefusal::Key);
     }
+    if !is_canonical(der, info.raw, &request.signature_value.data, request.signature_value.unused_bits) {
+        return Err(CsrRefusal::Algorithm);
+    }
     check_signature(&request)?;
     if info.subject.iter().next().is_some() {
         return Err(CsrRefusal::Subject);
@@ -120,12 +123,22 @@ pub(super) fn read(der: &[u8]) -> Result<Request, CsrRefusal> {
     Ok(Request { id, key })
 }
 
+/// The reader takes other tags where nothing is signed; we take the one encoding that there is.
+fn is_canonical(der: &[u8], info: &[u8], signature: &[u8], unused: u8) -> bool {
+    const ECDSA_SHA256: [u8; 12] = [0x30, 10, 6, 8, 0x2a, 0x86, 0x48, 0xce, 0x3d, 4, 3, 2];
+    let Ok(length) = u8::try_from(signature.len() + 1) else { return false };
+    let inside = [info, &ECDSA_SHA256, &[3, length, unused], signature].concat();
+    let head = match u16::try_from(inside.len()).map(u16::to_be_bytes) {
+        Ok([0, short @ 0..=0x7f]) => vec![0x30, short],
+        Ok([0, long]) => vec![0x30, 0x81, long],
+        Ok([high, low]) => vec![0x30, 0x82, high, low],
+        Err(_) => return false,
+    };
+    length < 0x80 && unused == 0 && der == [head, inside].concat()
+}
+
 fn check_signature(request: &X509CertificationRequest<'_>) -> Result<(), CsrRefusal> {
     let kind = webpki::aws_lc_rs::ECDSA_P256_SHA256;
-    let named = request.signature_algorithm.algorithm == x509_parser::oid_registry::OID_SIG_ECDSA_WITH_SHA256;
-    if !named {
-        return Err(CsrRefusal::Algorithm);
-    }
     let info = &request.certification_request_info;
     let (key, signature) = (&info.subject_pki.subject_public_key.data, &request.signature_value.data);
     kind.verify_signature(key, info.raw, signature).map_err(|_unreadable| CsrRefusal::Signature)

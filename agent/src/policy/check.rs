@@ -139,6 +139,39 @@ fn imagined(set: &PolicySet, trust_domain: &TrustDomain, known: &[IdentityInfo])
     identities
 }
 
+/// How many more are imagined for the rows of peers. Whoever has more documents reads the rows of some.
+const MANY: usize = 4096;
+
+/// Adds somebody for each peer that nobody is yet: rows are for those who are known.
+fn imagine_peers(set: &PolicySet, trust_domain: &TrustDomain, identities: &mut Vec<IdentityInfo>) {
+    let mut seen: HashSet<(Option<SpiffeId>, String, Labels)> = HashSet::new();
+    for info in identities.iter() {
+        seen.insert((None, info.namespace.clone(), info.labels.clone()));
+        seen.insert((Some(info.spiffe_id.clone()), String::new(), Labels::new()));
+    }
+    let most = identities.len() + MANY;
+    let rules = set.policies.iter().flat_map(|policy| policy.ingress.iter().chain(&policy.egress)).flatten();
+    for peer in rules.filter_map(|rule| rule.peers.as_ref()).flatten() {
+        for (id, namespace, labels) in peer.examples() {
+            let key = match &id {
+                Some(id) => (Some(id.clone()), String::new(), Labels::new()),
+                None => (None, namespace.clone(), labels.clone()),
+            };
+            if identities.len() >= most || !seen.insert(key) {
+                continue;
+            }
+            let name = match &id {
+                Some(id) => id.path().rsplit('/').next().unwrap_or_default().to_owned(),
+                None => format!("imagined-{}", identities.len()),
+            };
+            let made = || SpiffeId::for_workload(trust_domain, &namespace, &name).ok();
+            let Some(spiffe_id) = id.or_else(made) else { continue };
+            let id = number(identities.len());
+            identities.push(IdentityInfo { id, spiffe_id, namespace, name, labels, mode: None });
+        }
+    }
+}
+
 impl CheckReport {
     /// 0 when all is well, 1 when there are warnings and they count, 2 when there are mistakes.
     pub fn exit_code(&self) -> u8 {
@@ -155,7 +188,10 @@ impl CheckReport {
         self.documents = documents(set);
         let defaults = NodeDefaults { mode: Mode::Audit, mesh: Vec::new(), local: Vec::new() };
         let known = expected_identities(set);
-        let everybody = imagined(set, trust_domain, &known);
+        let mut everybody = imagined(set, trust_domain, &known);
+        if rows {
+            imagine_peers(set, trust_domain, &mut everybody);
+        }
         let compile = |identities: &[IdentityInfo]| Compiler::new(1).compile(set, identities, &defaults);
         match compile(&known).and_then(|compiled| Ok((compiled, compile(&everybody)?))) {
             Ok((compiled, whole)) => {

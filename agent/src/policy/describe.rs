@@ -270,7 +270,7 @@ impl<'a> TableText<'a> {
         let bounds = RowKey { set, peer_class: 0, address_class: 0 }..;
         let rows = self.compiled.rows.range(bounds).take_while(move |(key, _)| key.set == set && set != 0);
         rows.flat_map(move |(key, number)| {
-            let peers = self.peers.get(&key.peer_class).map(|names| some_of(names)).unwrap_or_default();
+            let peers = self.peers.get(&key.peer_class).map(some_of).unwrap_or_default();
             let who = if key.peer_class == 0 { "everybody".to_owned() } else { peers };
             let place = match self.places.get(&key.address_class) {
                 Some(prefixes) if key.address_class != 0 => format!(" at {}", prefixes.join(" ")),
@@ -321,7 +321,11 @@ fn range_text(range: &PortRange) -> String {
         Ports { protocol: first, low, high }.to_string()
     } else {
         // Neighbouring protocols that are treated alike share a range.
-        let last = Ports { protocol: last, low: 0, high };
-        format!("{} to {last}", Ports { protocol: first, low, high: u16::MAX })
+        let low = if low == 0 { u16::MAX } else { low };
+        let end = |protocol, port| match port {
+            u16::MAX => Ports::whole(protocol).to_string(),
+            port => Ports { protocol, low: port, high: port }.to_string(),
+        };
+        format!("{} to {}", end(first, low), end(last, high))
     }
 }

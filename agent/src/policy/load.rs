@@ -205,6 +205,6 @@ pub(super) fn excerpt(text: &str, line: u32, column: u32) -> Option<Excerpt> {
     let before: String = line.chars().skip(start).take(at - start).collect();
     let after: String = line.chars().skip(at).take(SHOWN_AFTER).collect();
     let before = crate::escape::escape(&before).into_owned();
-    let text = format!("{before}{}", crate::escape::escape(&after));
+    let text = format!("{before}{}", crate::escape::escape(after.trim_end()));
     Some(Excerpt { before: before.chars().count(), text })
 }

@@ -33,6 +33,7 @@ mod read_policy;
 mod read_workload;
 mod reader;
 pub mod reference;
+mod reference_ends;
 mod rows;
 mod schema;
 mod set;
@@ -41,6 +42,7 @@ mod subject;
 #[cfg(test)]
 mod tests;
 mod warning;
+mod yaml_problem;
 
 /// The JSON Schema of the native documents.
 pub const SCHEMA: &str = include_str!("schema.json");

@@ -1,14 +1,18 @@
 //! The mesh's own report with names in it.
 
+use std::time::{SystemTime, UNIX_EPOCH};
+
 use tokio::sync::oneshot;
 use waxseal_common::ids::IdentityId;
 
 use crate::api::{
-    LinkReport, SessionDirection, SessionEnd, SessionFailure, SessionReport, SessionsReport,
+    CertificateReport, HandshakesReport, LinkReport, MeshReport, SessionDirection, SessionEnd, SessionFailure,
+    SessionReport, SessionsReport,
 };
 use crate::escape::escape;
 use crate::flows::Names as _;
-use crate::mesh::{self, Direction, Report, Stage, Who};
+use crate::mesh::{self, Direction, Report, Stage, Summary, Who};
+use crate::pki::CertificateStatus;
 use crate::node::control::Control;
 use crate::node::names::NameBook;
 
@@ -23,6 +27,46 @@ impl Control {
         tokio::task::spawn_blocking(move || {
             let _gave_up = reply.send(named(mesh.report(), &names));
         });
+    }
+
+    /// The mesh in a few numbers, and every certificate.
+    pub(in crate::node) fn mesh_report(&self) -> MeshReport {
+        let ties = &self.shared.ties;
+        let summary = ties.mesh.get().map(mesh::Mesh::summary);
+        let enabled = summary.is_some();
+        let Summary { outbound, inbound, without, links, nodes, held, completed, counters } =
+            summary.unwrap_or_default();
+        let count = |name: &str| counters.get(name).copied().unwrap_or(0);
+        let handshakes = HandshakesReport {
+            completed,
+            failed: count("handshakes-failed"),
+            answered: count("handshakes-answered"),
+            refused: count("handshakes-refused"),
+        };
+        MeshReport {
+            enabled,
+            node: escape(&self.config.node).into_owned(),
+            outbound: outbound as u64,
+            inbound: inbound as u64,
+            without: without as u64,
+            links: links as u64,
+            nodes: nodes as u64,
+            held: held as u64,
+            handshakes,
+            counters,
+            certificates: ties.credentials.status().into_iter().map(certificate).collect(),
+        }
+    }
+}
+
+fn certificate(status: CertificateStatus) -> CertificateReport {
+    let CertificateStatus { id, not_after, failures, last_error } = status;
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    CertificateReport {
+        spiffe_id: escape(id.as_str()).into_owned(),
+        expires_in_seconds: not_after.map(|end| end.saturating_sub(now)),
+        failures,
+        error: last_error,
     }
 }
 

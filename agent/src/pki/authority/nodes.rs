@@ -166,7 +166,7 @@ impl Authority {
         self.session(|session| Ok(session.publish().banned.remove(id).is_some()))
     }
 
-    /// Takes a token and gives the node its first identity. The token is spent before anything is signed.
+    /// Takes a token and gives the node its first identity. The token is spent on the disk before the certificate leaves.
     pub(in crate::pki) fn join(
         &self,
         node: &str,

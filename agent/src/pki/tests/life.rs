@@ -9,7 +9,7 @@ use rustls::{ClientConnection, ServerConnection};
 use super::*;
 
 #[derive(Debug)]
-struct Shows(Arc<CertifiedKey>);
+pub(super) struct Shows(pub(super) Arc<CertifiedKey>);
 
 impl ResolvesServerCert for Shows {
     fn resolve(&self, _: rustls::server::ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
@@ -18,24 +18,30 @@ impl ResolvesServerCert for Shows {
 }
 
 /// Runs both ends in memory until nothing moves.
-fn shake(
+pub(super) fn shake(
     client: &mut ClientConnection,
     server: &mut ServerConnection,
 ) -> Result<(), (rustls::Error, &'static str)> {
-    for _ in 0..20 {
+    for _ in 0..40 {
         let mut wire = Vec::new();
         client.write_tls(&mut wire).unwrap();
-        server.read_tls(&mut wire.as_slice()).unwrap();
-        server.process_new_packets().map_err(|error| (error, "server"))?;
+        let mut rest = wire.as_slice();
+        while !rest.is_empty() {
+            server.read_tls(&mut rest).unwrap();
+            server.process_new_packets().map_err(|error| (error, "server"))?;
+        }
         let mut wire = Vec::new();
         server.write_tls(&mut wire).unwrap();
-        client.read_tls(&mut wire.as_slice()).unwrap();
-        client.process_new_packets().map_err(|error| (error, "client"))?;
+        let mut rest = wire.as_slice();
+        while !rest.is_empty() {
+            client.read_tls(&mut rest).unwrap();
+            client.process_new_packets().map_err(|error| (error, "client"))?;
+        }
     }
     Ok(())
 }
 
-fn pair(trust: &Trust, client: &Svid, server: &Svid) -> (ClientConnection, ServerConnection) {
+pub(super) fn pair(trust: &Trust, client: &Svid, server: &Svid) -> (ClientConnection, ServerConnection) {
     let alpn = b"waxseal-pair/1";
     let shows = Arc::new(Shows(server.certified_key()));
     let server = ServerConnection::new(server_config(trust, shows, &[alpn])).unwrap();
@@ -64,6 +70,24 @@ fn two_identities_of_one_authority_prove_themselves_to_each_other() {
     let signature = db.sign(b"hello").unwrap();
     assert_eq!(seen.verify_signature(b"hello", &signature), Ok(()));
     assert_eq!(seen.verify_signature(b"hallo", &signature), Err(Refusal::Message));
+}
+
+#[test]
+fn no_session_is_ever_resumed_not_even_by_a_client_that_would() {
+    let (_directory, authority) = authority();
+    let (web, db) = (issue(&authority, "/web"), issue(&authority, "/db"));
+    let trust = Trust::new(bundles(&authority));
+    let mut config = client_config(&trust, &web, b"waxseal-pair/1").as_ref().clone();
+    config.resumption = rustls::client::Resumption::in_memory_sessions(8);
+    let config = Arc::new(config);
+    let server = server_config(&trust, Arc::new(Shows(db.certified_key())), &[b"waxseal-pair/1"]);
+    for _ in 0..3 {
+        let mut client = ClientConnection::new(Arc::clone(&config), "a.b".try_into().unwrap()).unwrap();
+        let mut server = ServerConnection::new(Arc::clone(&server)).unwrap();
+        shake(&mut client, &mut server).unwrap();
+        assert_eq!(client.tls13_tickets_received(), 0);
+        assert_eq!(server.handshake_kind(), Some(rustls::HandshakeKind::Full));
+    }
 }
 
 #[test]

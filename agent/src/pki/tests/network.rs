@@ -12,11 +12,11 @@ use tokio::task::JoinHandle;
 use super::*;
 
 /// A CA server, and where nodes of its tests live.
-struct Ca {
+pub(super) struct Ca {
     directory: tempfile::TempDir,
-    authority: Arc<Authority>,
-    address: SocketAddr,
-    task: JoinHandle<()>,
+    pub(super) authority: Arc<Authority>,
+    pub(super) address: SocketAddr,
+    pub(super) task: JoinHandle<()>,
 }
 
 impl Drop for Ca {
@@ -26,11 +26,11 @@ impl Drop for Ca {
 }
 
 impl Ca {
-    async fn start() -> Self {
+    pub(super) async fn start() -> Self {
         Self::start_with(Limits::default(), Lifetimes::default()).await
     }
 
-    async fn start_with(limits: Limits, lifetimes: Lifetimes) -> Self {
+    pub(super) async fn start_with(limits: Limits, lifetimes: Lifetimes) -> Self {
         let (directory, authority) = authority_with(lifetimes);
         let any = "127.0.0.1:0".parse().unwrap();
         let server = CaServer::bind(any, Arc::clone(&authority), limits).await.unwrap();
@@ -38,7 +38,7 @@ impl Ca {
         Self { directory, authority, address, task: tokio::spawn(server.serve()) }
     }
 
-    fn token(&self, node: &str, allow: &[&str]) -> PathBuf {
+    pub(super) fn token(&self, node: &str, allow: &[&str]) -> PathBuf {
         let allow: Vec<String> = allow.iter().map(ToString::to_string).collect();
         let token = self.authority.token(node, &allow, Duration::from_hours(1), SystemTime::now()).unwrap();
         let path = self.directory.path().join(format!("{node}.token"));
@@ -51,17 +51,21 @@ impl Ca {
         Member { address: self.address.to_string(), trust_domain: domain(), node: node.to_owned() }
     }
 
-    fn home(&self, node: &str) -> PathBuf {
+    pub(super) fn home(&self, node: &str) -> PathBuf {
         self.directory.path().join(node)
     }
 
-    async fn open(&self, node: &str, token: Option<&Path>) -> Result<(Remote, Trust), ClientError> {
+    pub(super) async fn open(
+        &self,
+        node: &str,
+        token: Option<&Path>,
+    ) -> Result<(Remote, Trust), ClientError> {
         let trust = Trust::default();
         let remote = Remote::open(self.member(node), &self.home(node), token, trust.clone()).await?;
         Ok((remote, trust))
     }
 
-    async fn join(&self, node: &str, allow: &[&str]) -> (Remote, Trust) {
+    pub(super) async fn join(&self, node: &str, allow: &[&str]) -> (Remote, Trust) {
         let token = self.token(node, allow);
         self.open(node, Some(&token)).await.unwrap()
     }
@@ -170,6 +174,18 @@ async fn a_revoked_node_gets_nothing_more_and_may_join_again_with_a_new_token() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_node_whose_own_certificate_is_revoked_by_number_cannot_bring_it_back() {
+    let ca = Ca::start().await;
+    let (remote, _) = ca.join("one", &["/**"]).await;
+    let own = remote.identity();
+    let serial = forge::serial_of(&own.chain()[0]);
+    ca.authority.revoke(&Target::Serial(serial), SystemTime::now()).unwrap();
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert!(remote.issue(&[own.id().clone()]).await.is_err());
+    assert!(remote.issue(&[id("/a")]).await.is_err());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_node_survives_the_revocation_of_the_intermediate_that_signed_it() {
     let ca = Ca::start().await;
     let (remote, trust) = ca.join("one", &["/**"]).await;
@@ -234,4 +250,40 @@ async fn a_workload_has_no_rights_at_the_ca() {
         let answer: serde_json::Value = read_frame(&mut stream, SOON).await.unwrap();
         assert_eq!(answer["reason"], "node", "{answer}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_configuration_becomes_credentials_from_each_source() {
+    let ca = Ca::start().await;
+    let token = ca.token("one", &["/**"]);
+    let state = tempfile::tempdir().unwrap();
+    let options = |source: Source| Options {
+        source,
+        trust_domain: domain(),
+        node: "one".into(),
+        state: state.path().to_owned(),
+        leaf_lifetime: Duration::from_mins(30),
+    };
+    let server = Source::Server { address: ca.address.to_string(), token: Some(token) };
+    let (_other, elsewhere) = authority();
+    let files = Source::Files(elsewhere.directory().to_owned());
+    // Each source twice: the second start takes up what the first one has left.
+    for (source, shared) in
+        [(Source::Own, false), (Source::Own, false), (server.clone(), true), (server, true), (files, true)]
+    {
+        let credentials = Credentials::start(&options(source.clone())).await.unwrap();
+        assert_eq!(credentials.is_shared(), shared, "{source:?}");
+        assert_eq!(credentials.node(), &node_id(&domain(), "one").unwrap());
+        credentials.keeper().want(BTreeSet::from([id("/a")]));
+        for wanted in [credentials.node().clone(), id("/a")] {
+            let svid = credentials.keeper().wait_for(&wanted, SOON).await.unwrap();
+            let beliefs = credentials.trust().load();
+            verify(&beliefs, svid.chain(), Role::Server, SystemTime::now()).unwrap();
+        }
+    }
+    let other = Options { trust_domain: "other.org".parse().unwrap(), ..options(Source::Own) };
+    let error = Credentials::start(&other).await.unwrap_err();
+    assert!(matches!(error, StartError::Authority(AuthorityError::OtherTrustDomain { .. })), "{error:?}");
+    let missing = Source::Files(state.path().join("nothing"));
+    assert!(Credentials::start(&options(missing)).await.is_err());
 }

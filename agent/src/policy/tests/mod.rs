@@ -2,8 +2,12 @@
 
 mod differential;
 mod files;
+mod foreign;
+mod fuzz;
 mod golden;
+mod hostile;
 mod meaning;
+mod messages;
 mod mistakes;
 mod schema;
 mod semantics;
