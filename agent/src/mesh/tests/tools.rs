@@ -136,6 +136,7 @@ impl Site {
                 agents: self.agents.clone(),
                 state: self.state.clone(),
                 resumes: self.resumes,
+                longest: Duration::from_hours(1),
             },
             trust: self.trust.clone(),
             certificates: Arc::clone(&self.certificates) as Arc<_>,
