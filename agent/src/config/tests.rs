@@ -30,7 +30,7 @@ fn resolved(given: &Given<'_>) -> Result<Resolved, String> {
 fn without_a_word_from_anybody_the_defaults_hold() {
     let Resolved { config, entries } = resolved(&Given::default()).unwrap();
     let shown: Vec<String> = entries.iter().map(|entry| format!("{}={}", entry.key, entry.value)).collect();
-    expect_test::expect![[r"
+    expect_test::expect![[r#"
         instance=default
         cgroup_root=(the cgroup2 mount)
         policies=/etc/waxseal/policies
@@ -42,11 +42,12 @@ fn without_a_word_from_anybody_the_defaults_hold() {
         grace=10s
         managed=
         mesh=10.0.0.0/8,172.16.0.0/12,192.168.0.0/16,100.64.0.0/10,169.254.0.0/16,127.0.0.0/8,fc00::/7,fe80::/10,::1/128
+        uplinks=
         connections=262144
         flow_ring=1048576
         denial_ring=524288
         log=info
-    "]]
+    "#]]
     .assert_eq(&(shown.join("\n") + "\n"));
     assert!(entries.iter().all(|entry| entry.source == Source::Default));
     assert_eq!(config.socket(), Path::new("/run/waxseal/default/agent.sock"));
