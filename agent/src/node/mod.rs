@@ -8,7 +8,9 @@ mod adopt;
 mod border;
 mod ceiling;
 mod control;
+mod history;
 mod lastgood;
+mod metrics;
 mod names;
 mod refusals;
 mod reports;
@@ -29,6 +31,7 @@ use crate::api::{Hub, Server, SocketError};
 use crate::cgroup::{self, Tree};
 use crate::config::Config;
 use crate::datapath::{self, Channels, Kernel};
+use crate::metrics::Metrics;
 use crate::{identity, policy, watch};
 use control::Control;
 use names::NameBook;
@@ -109,7 +112,8 @@ pub fn run(config: Config) -> Result<(), Error> {
     }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
-        .max_blocking_threads(4)
+        // Each tap may be searching the history, however slowly it reads.
+        .max_blocking_threads(80)
         .enable_all()
         .build()
         .map_err(Error::Start)?;
@@ -121,7 +125,9 @@ async fn serve(config: Config) -> Result<(), Error> {
     // Before anything is touched: the socket says whether an agent of this name is alive.
     let server = Server::bind(&config.socket())?;
     let names = Arc::new(NameBook::new(&config));
-    let hub = Arc::new(Hub::default());
+    let (history, archive) = history::start(&config)?.unzip();
+    let hub = Arc::new(Hub::with_archive(archive));
+    let metrics = Arc::new(Metrics::new(config.metrics_pairs));
     let (refuse, refusals) = refusals::channel();
     let mut kernel = Kernel::open(&config, tree.root())?;
     let Channels { flows, denials, cgroups, notices: _, datagrams: _, polling, log } = kernel.channels()?;
@@ -134,6 +140,10 @@ async fn serve(config: Config) -> Result<(), Error> {
     };
     let (commands, inbox) = mpsc::channel(64);
     let (stop, stopped) = oneshot::channel();
+    let scrape = config.metrics.map(|address| {
+        let watch = history.as_ref().map(history::Running::watch).zip(config.history);
+        metrics::serve(address, Arc::clone(&metrics), commands.clone(), Arc::clone(&hub), watch)
+    });
 
     let refusals = refusals::start(refusals, Arc::clone(&names), tree.clone()).map_err(Error::Start)?;
     let handle = tokio::runtime::Handle::current();
@@ -156,7 +166,8 @@ async fn serve(config: Config) -> Result<(), Error> {
         .map_err(Error::Start)?;
     started.await.unwrap_or_else(|_| Err(Error::Start(io::Error::other("the control thread ended"))))?;
 
-    let drain = tokio::spawn(rings::drain(flows, denials, polling, names, Arc::clone(&hub), refuse, look));
+    let drain =
+        tokio::spawn(rings::drain(flows, denials, polling, names, Arc::clone(&hub), metrics, refuse, look));
     let log = tokio::spawn(rings::log(log));
     let answer = tokio::spawn(server.serve(hub, commands));
     datapath::trim_memory();
@@ -171,8 +182,12 @@ async fn serve(config: Config) -> Result<(), Error> {
     answer.abort();
     drain.abort();
     log.abort();
+    if let Some(scrape) = scrape {
+        scrape.abort();
+    }
     let ended =
         control.join().unwrap_or_else(|_| Err(Error::Start(io::Error::other("the control thread panicked"))));
     drop(refusals);
+    drop(history);
     ended
 }

@@ -17,6 +17,7 @@ use super::refusals::Refuse;
 use crate::api::Hub;
 use crate::datapath::Polling;
 use crate::flows::{Cause, Flow, Loss, enrich};
+use crate::metrics::Metrics;
 
 /// How many events in one go mean that it is cheaper to look by the clock than to be woken.
 const BUSY: usize = 64;
@@ -36,10 +37,11 @@ pub(super) async fn drain(
     polling: Polling,
     names: Arc<NameBook>,
     hub: Arc<Hub>,
+    metrics: Arc<Metrics>,
     refuse: Refuse,
     look: Arc<Notify>,
 ) {
-    let desk = Arc::new(Desk { names, hub, refuse, look });
+    let desk = Arc::new(Desk { names, hub, metrics, refuse, look });
     // Each on its own: however many flows there are, denials are heard.
     let mut tasks = JoinSet::new();
     let own = Arc::clone(&desk);
@@ -70,6 +72,7 @@ pub(super) async fn log(logger: EbpfLogger<&'static dyn log::Log>) {
 struct Desk {
     names: Arc<NameBook>,
     hub: Arc<Hub>,
+    metrics: Arc<Metrics>,
     refuse: Refuse,
     look: Arc<Notify>,
 }
@@ -171,7 +174,10 @@ impl Desk {
     /// Puts names to an event.
     fn put(&self, event: FlowEvent, batch: &mut Vec<(FlowEvent, Flow)>) {
         match enrich(&event, &*self.names) {
-            Ok(flow) => batch.push((event, flow)),
+            Ok(flow) => {
+                self.metrics.see(&flow);
+                batch.push((event, flow));
+            }
             Err(error) => {
                 tracing::error!(%error, "an event that cannot be read");
                 self.hub.lose(Loss { count: 1, cause: Cause::Unreadable });
