@@ -13,7 +13,7 @@ use super::message::{LinkMessage, Reason};
 use super::state::{State, Waiting};
 
 /// For how long an announcement holds.
-const HOLDS: Duration = Duration::from_secs(60);
+const HOLDS: Duration = Duration::from_mins(1);
 /// How long before its end an announcement of a flow that lives is made anew.
 const AHEAD: Duration = Duration::from_secs(20);
 /// How long a link or an answer is waited for.
@@ -168,7 +168,12 @@ impl Inner {
         let due: Vec<(Tuple, Sent)> = {
             let state = self.state();
             let soon = now + AHEAD.as_nanos() as u64;
-            state.sent.iter().filter(|(_, sent)| sent.until < soon).map(|(flow, sent)| (*flow, *sent)).collect()
+            state
+                .sent
+                .iter()
+                .filter(|(_, sent)| sent.until < soon)
+                .map(|(flow, sent)| (*flow, *sent))
+                .collect()
         };
         for (flow, sent) in due {
             let seen = self.table.flow(&flow).map_or(0, |flow| flow.seen);
@@ -187,14 +192,22 @@ impl Inner {
     /// Ends the flows of sessions that have ended.
     pub(super) fn end_flows(&self, lines: &[u32], sessions: &[Spi]) {
         let mut state = self.state();
-        let sent: Vec<Tuple> =
-            state.sent.iter().filter(|(_, sent)| lines.contains(&sent.session)).map(|(flow, _)| *flow).collect();
+        let sent: Vec<Tuple> = state
+            .sent
+            .iter()
+            .filter(|(_, sent)| lines.contains(&sent.session))
+            .map(|(flow, _)| *flow)
+            .collect();
         for flow in sent {
             self.table.withdraw(&flow);
             state.sent.remove(&flow);
         }
-        let taken: Vec<Tuple> =
-            state.taken.iter().filter(|(_, taken)| sessions.contains(&taken.spi)).map(|(flow, _)| *flow).collect();
+        let taken: Vec<Tuple> = state
+            .taken
+            .iter()
+            .filter(|(_, taken)| sessions.contains(&taken.spi))
+            .map(|(flow, _)| *flow)
+            .collect();
         for flow in taken {
             self.table.remove_flow(&flow);
             state.drop_taken(&flow);

@@ -117,9 +117,9 @@ impl Inner {
         if !allowed {
             return self.too_many(state, key, waiting);
         }
-        let replaces = state.last_line(key).and_then(|number| {
-            state.outbound.get(&number).map(|line| (number, line.spi))
-        });
+        let replaces = state
+            .last_line(key)
+            .and_then(|number| state.outbound.get(&number).map(|line| (number, line.spi)));
         state.routes.insert(*key, Route::Pending(Vec::new()));
         state.pending += 1;
         self.counters.add(Count::Begun);
@@ -197,12 +197,7 @@ impl Inner {
     }
 
     /// The handshake and what it needs.
-    async fn make(
-        &self,
-        key: &RouteKey,
-        local: Local,
-        replaces: Option<Spi>,
-    ) -> Result<u32, HandshakeError> {
+    async fn make(&self, key: &RouteKey, local: Local, replaces: Option<Spi>) -> Result<u32, HandshakeError> {
         let svid = self.svid_of(&local.id).await?;
         let node = self.certificates.node().ok_or(HandshakeError::NoNodeCertificate)?;
         let agent = self.agent_for(key.destination);
@@ -310,4 +305,3 @@ impl Inner {
         }
     }
 }
-

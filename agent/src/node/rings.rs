@@ -28,17 +28,7 @@ const TICK: Duration = Duration::from_millis(10);
 const QUIET_TICKS: u32 = 20;
 
 /// Reads both rings until it is dropped.
-pub(super) async fn drain(
-    flows: RingBuf<MapData>,
-    denials: RingBuf<MapData>,
-    polling: Polling,
-    names: Arc<NameBook>,
-    hub: Arc<Hub>,
-    refuse: Refuse,
-    look: Arc<Notify>,
-    mesh: Option<Mesh>,
-) {
-    let desk = Desk { names, hub, refuse, look, mesh };
+pub(super) async fn drain(flows: RingBuf<MapData>, denials: RingBuf<MapData>, polling: Polling, desk: Desk) {
     let ended = tokio::select! {
         ended = drain_flows(flows, polling, &desk) => ended,
         ended = drain_denials(denials, &desk) => ended,
@@ -65,12 +55,15 @@ pub(super) async fn log(logger: EbpfLogger<&'static dyn log::Log>) {
     }
 }
 
-struct Desk {
-    names: Arc<NameBook>,
-    hub: Arc<Hub>,
-    refuse: Refuse,
-    look: Arc<Notify>,
-    mesh: Option<Mesh>,
+/// Where events go.
+pub(super) struct Desk {
+    pub(super) names: Arc<NameBook>,
+    pub(super) hub: Arc<Hub>,
+    pub(super) refuse: Refuse,
+    /// Somebody may have called an address of this node that is not known yet.
+    pub(super) look: Arc<Notify>,
+    /// Who tells senders of other nodes that they are mistaken.
+    pub(super) mesh: Option<Mesh>,
 }
 
 async fn drain_denials(ring: RingBuf<MapData>, desk: &Desk) -> std::io::Result<()> {

@@ -12,7 +12,9 @@ use super::tools::{Site, World, eventually, id, tcp};
 use crate::mesh::frame;
 use crate::mesh::initiate::connect;
 use crate::mesh::keys::{Ends, Side, node_message};
-use crate::mesh::message::{Answer, Hello, Hex, LINK, LinkMessage, MAX_LABELS, PAIR, Question, Reason, to_hex};
+use crate::mesh::message::{
+    Answer, Hello, Hex, LINK, LinkMessage, MAX_LABELS, PAIR, Question, Reason, to_hex,
+};
 use crate::mesh::target::link_name;
 use crate::mesh::{Table as _, Target};
 use crate::pki::{Svid, Trust, client_config};
@@ -157,7 +159,9 @@ async fn too_many_labels_and_messages_out_of_measure_are_refused() {
     let labels = (0..=MAX_LABELS).map(|number| (number.to_string(), String::new())).collect();
     let answer = say(&mut stream, Hello { labels, ..hello(&node, signature) }).await;
     assert_eq!(answer, Some(Answer::Refuse { reason: Reason::Labels }));
-    for bytes in [&u32::MAX.to_be_bytes()[..], b"\0\0\0\0", b"\0\0\0\x02{]", b"\0\0\0\x10{\"type\":\"other\"}"] {
+    for bytes in
+        [&u32::MAX.to_be_bytes()[..], b"\0\0\0\0", b"\0\0\0\x02{]", b"\0\0\0\x10{\"type\":\"other\"}"]
+    {
         let mut stream = dial(&trust, &caller, PAIR, there.agent).await;
         stream.write_all(bytes).await.unwrap();
         let answer: Option<Answer> = frame::read(&mut stream, SOON).await.ok();

@@ -57,10 +57,8 @@ async fn an_unused_session_ends_and_takes_its_route_with_it() {
     for table in [&here.table, &there.table] {
         table.forward(Duration::from_mins(20));
     }
-    eventually("both have ended", || {
-        here.table.route(&key).is_none() && there.table.session(spi).is_none()
-    })
-    .await;
+    eventually("both have ended", || here.table.route(&key).is_none() && there.table.session(spi).is_none())
+        .await;
     assert_eq!(here.count("sessions-renewed"), 0);
 }
 
@@ -176,7 +174,9 @@ async fn the_record_holds_no_key() {
     drop((here, there));
     let mut files = 0;
     for entry in std::fs::read_dir(world.directory.path()).unwrap() {
-        let Ok(text) = std::fs::read_to_string(entry.unwrap().path().join("sessions.jsonl")) else { continue };
+        let Ok(text) = std::fs::read_to_string(entry.unwrap().path().join("sessions.jsonl")) else {
+            continue;
+        };
         files += 1;
         for word in route.key.0 {
             for text_of_it in [word.to_string(), format!("{word:x}"), format!("{:x}", word.swap_bytes())] {

@@ -152,7 +152,8 @@ async fn the_agent_serves_many_at_once() {
         here.ask(waxseal_common::wire::Asks::Intent, *key);
     }
     let table = Arc::clone(&here.table);
-    let all = || keys.iter().all(|key| crate::mesh::Table::route(&*table, key).is_some_and(|r| r.has_session()));
+    let all =
+        || keys.iter().all(|key| crate::mesh::Table::route(&*table, key).is_some_and(|r| r.has_session()));
     eventually("200 sessions", all).await;
     println!("200 handshakes in {:?}", begun.elapsed());
 }
