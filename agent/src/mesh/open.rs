@@ -150,7 +150,7 @@ impl Inner {
         if state.routes.len() >= DESTINATIONS * 3 {
             return Next::Nothing;
         }
-        let failed = self.install_failure(*key, &HandshakeError::Busy);
+        let failed = self.install_failure(&state.peers, *key, &HandshakeError::Busy);
         let until = failed.until;
         state.routes.insert(*key, Route::Failed(failed));
         Next::Strangers(waiting.into_iter().collect(), until)
@@ -235,7 +235,7 @@ impl Inner {
         state.pending = state.pending.saturating_sub(1);
         let next = match &ended {
             Ok(session) => Route::Ready(*session),
-            Err(error) => Route::Failed(self.install_failure(*key, error)),
+            Err(error) => Route::Failed(self.install_failure(&state.peers, *key, error)),
         };
         let until = if let Route::Failed(Failed { until, .. }) = &next { Some(*until) } else { None };
         let held = match state.routes.insert(*key, next) {
