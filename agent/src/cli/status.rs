@@ -212,6 +212,8 @@ mod tests {
             endpoints  3 ready, 0 pending, 0 refused; 2 identities
             programs   1 of 1 attached
             taps       1 readers, 8 flows so far, 0 lost by slow readers
+            mesh       this node keeps to itself
+            certs      0 of 0 valid
 
             TABLE        USED  CAPACITY  FILL
             connections     9        10  90%
@@ -255,6 +257,8 @@ mod tests {
             programs   1 of 2 attached
                        NOT ATTACHED: sock_ops to /
             taps       1 readers, 8 flows so far, 0 lost by slow readers
+            mesh       this node keeps to itself
+            certs      0 of 0 valid
 
             TABLE        USED  CAPACITY  FILL
             connections     9        10  90%

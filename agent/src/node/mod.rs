@@ -27,16 +27,17 @@ use std::{io, thread};
 use thiserror::Error;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::task::JoinSet;
 
 use crate::api::{Hub, Server, SocketError};
 use crate::cgroup::{self, Tree};
 use crate::config::Config;
 use crate::datapath::{self, Channels, Kernel};
 use crate::metrics::Metrics;
-use crate::{identity, policy, watch};
+use crate::{identity, pki, policy, watch};
 use control::Control;
-use mesh::Credentials;
 use names::NameBook;
+use rings::Desk;
 
 /// Why the agent does not start, or has stopped.
 #[derive(Debug, Error)]
@@ -70,7 +71,7 @@ pub enum Error {
     Watch(#[from] watch::Error),
     /// Certificates.
     #[error(transparent)]
-    Credentials(#[from] mesh::CredentialsError),
+    Credentials(#[from] pki::StartError),
     /// The port for other agents.
     #[error("cannot answer other agents at {address}: {source}")]
     Listen {
@@ -144,7 +145,7 @@ async fn serve(config: Config) -> Result<(), Error> {
     let (refuse, refusals) = refusals::channel();
     let mut kernel = Kernel::open(&config, tree.root())?;
     let Channels { flows, denials, cgroups, notices, datagrams, polling, log } = kernel.channels()?;
-    let credentials = Arc::new(Credentials::open(&config).await?);
+    let credentials = Arc::new(mesh::credentials(&config).await?);
     let (ties, requests, beginning) = mesh::tie(&config, &credentials, &names)?.split();
     let (resumed, mesh_config) = (kernel.resumed, config.clone());
     let look = Arc::new(Notify::new());
@@ -183,32 +184,22 @@ async fn serve(config: Config) -> Result<(), Error> {
         .map_err(Error::Start)?;
     started.await.unwrap_or_else(|_| Err(Error::Start(io::Error::other("the control thread ended"))))?;
 
-    let (mesh, read) = if mesh_config.has_mesh() {
-        let (mesh, control) = beginning.start(&mesh_config, resumed, &credentials).await?;
-        let read = tokio::spawn(mesh::read(mesh.clone(), notices, datagrams, control));
-        (Some(mesh), Some(read))
-    } else {
-        (None, None)
-    };
-    let desk = rings::Desk { names, hub: Arc::clone(&hub), metrics, refuse, look, mesh };
-    let drain = tokio::spawn(rings::drain(flows, denials, polling, desk));
-    let log = tokio::spawn(rings::log(log));
-    let answer = tokio::spawn(server.serve(hub, commands));
-    datapath::trim_memory();
-    tracing::info!("ready");
-    let mut terminate = signal(SignalKind::terminate()).map_err(Error::Start)?;
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = tokio::signal::ctrl_c() => {}
+    let mut tasks = JoinSet::new();
+    let mut mesh = None;
+    if mesh_config.has_mesh() {
+        let (begun, control) = beginning.start(&mesh_config, resumed, &credentials).await?;
+        tasks.spawn(mesh::read(begun.clone(), notices, datagrams, control));
+        mesh = Some(begun);
     }
+    let desk = Desk { names, hub: Arc::clone(&hub), metrics, refuse, look, mesh };
+    tasks.spawn(rings::drain(flows, denials, polling, desk));
+    tasks.spawn(rings::log(log));
+    tasks.spawn(server.serve(hub, commands));
+    datapath::trim_memory();
+    until_told().await?;
     tracing::info!("stopping; the programs in the kernel go on judging until `waxseal uninstall`");
     let _ = stop.send(());
-    answer.abort();
-    drain.abort();
-    if let Some(read) = read {
-        read.abort();
-    }
-    log.abort();
+    tasks.shutdown().await;
     if let Some(scrape) = scrape {
         scrape.abort();
     }
@@ -217,4 +208,15 @@ async fn serve(config: Config) -> Result<(), Error> {
     drop(refusals);
     drop(history);
     ended
+}
+
+/// Waits for a signal that means to stop.
+async fn until_told() -> Result<(), Error> {
+    tracing::info!("ready");
+    let mut terminate = signal(SignalKind::terminate()).map_err(Error::Start)?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = tokio::signal::ctrl_c() => {}
+    }
+    Ok(())
 }

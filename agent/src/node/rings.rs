@@ -69,7 +69,9 @@ pub(super) struct Desk {
     pub(super) hub: Arc<Hub>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) refuse: Refuse,
+    /// Somebody may have called an address of this node that is not known yet.
     pub(super) look: Arc<Notify>,
+    /// Who tells senders of other nodes that they are mistaken.
     pub(super) mesh: Option<Mesh>,
 }
 
