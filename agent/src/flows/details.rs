@@ -149,7 +149,7 @@ mod tests {
         let mut lines: Vec<String> = events.iter().map(|event| wide(&flow(event), &look, Time(0))).collect();
         let numbers = Look { names: false, stamp: Stamp::None, ..look };
         lines.extend(events.iter().map(|event| wide(&flow(event), &numbers, Time(0))));
-        expect![[r#"
+        expect![[r"
             12:04:31.882  ALLOW    out  spiffe://cluster.local/ns/shop/sa/checkout(256) 10.0.0.1:43210  → spiffe://cluster.local/ns/payments/sa/api(257) 10.0.0.2:8080/tcp  curl[4121]            local    allow-rule payments/from-checkout#2  /system.slice/checkout.service  connect4  revision 3  alpha
             12:04:31.882  DENY     out  spiffe://cluster.local/ns/shop/sa/checkout(256) 10.0.0.1:43210  → spiffe://cluster.local/ns/payments/sa/api(257) 10.0.0.2:8080/tcp  curl[4121]            local    deny-rule payments/from-checkout#only-get (/etc/waxseal/policies/pay.yaml:12:7)  /system.slice/checkout.service  connect4  revision 3  alpha
             12:05:31.882  CLOSE    out  spiffe://cluster.local/ns/shop/sa/checkout(256) 10.0.0.1:43210  → spiffe://cluster.local/ns/payments/sa/api(257) 10.0.0.2:8080/tcp  curl[4121]            local    sent 1.2 KiB, received 5.4 MiB, 60.000 s under payments/from-checkout#2 (/etc/waxseal/policies/pay.yaml:20:7); packets 40/4021, 3 again, rtt 1.250 ms  /system.slice/checkout.service  connect4  revision 3  alpha
@@ -162,14 +162,14 @@ mod tests {
             FAIL     out  256 10.0.0.1:43210                        → 257 10.0.0.2:8080/tcp                     4121                  local    refused  cgroup 40  sock_ops  revision 3  alpha
             ALLOW    out  256 10.0.0.1:43210                        → 257 10.0.0.2:8080/tcp                     4121                  sealed beta session 9  allow-rule  cgroup 40  connect4  revision 3  alpha
             DENY     out  256 10.0.0.1:43210                        → 257 10.0.0.2:8080/tcp                     4121                  no-session: untrusted  deny-rule  cgroup 40  connect4  revision 3  alpha
-        "#]].assert_eq(&(lines.join("\n") + "\n"));
+        "]].assert_eq(&(lines.join("\n") + "\n"));
     }
 
     #[test]
     fn details_hold_what_there_is() {
         let look = Look { stamp: Stamp::Full, ..Look::default() };
         let text = [denied(), closed()].map(|event| details(&flow(&event), &look, Time(0))).join("\n");
-        expect![[r#"
+        expect![[r"
                     time: 2026-05-04T12:04:31.882Z
                  verdict: DENY
                direction: egress
@@ -219,14 +219,14 @@ mod tests {
                      rtt: 1.250 ms
                 revision: 3
                     node: alpha (instance default)
-        "#]]
+        "]]
         .assert_eq(&text);
     }
 
     #[test]
     fn details_without_names_are_numbers() {
         let look = Look { stamp: Stamp::None, names: false, ..Look::default() };
-        expect![[r#"
+        expect![[r"
                  verdict: ALLOW
                direction: egress
                   reason: allow-rule
@@ -243,7 +243,7 @@ mod tests {
                     seal: local
                 revision: 3
                     node: alpha (instance default)
-        "#]]
+        "]]
         .assert_eq(&details(&flow(&allowed()), &look, Time(0)));
     }
 }

@@ -181,7 +181,7 @@ mod tests {
             },
         ];
         let lines: Vec<String> = events.iter().map(plain).collect();
-        expect![[r#"
+        expect![[r"
             TIME          VERDICT  DIR  SOURCE                     DESTINATION              ADDRESS                   PROCESS               WHY
             12:04:31.882  ALLOW    out  shop/checkout(256)       → payments/api(257)        10.0.0.2:8080/tcp         curl[4121]            allow-rule payments/from-checkout#2
             12:04:31.882  DENY     out  shop/checkout(256)       → payments/api(257)        10.0.0.2:8080/tcp         curl[4121]            deny-rule payments/from-checkout#only-get (/etc/waxseal/policies/pay.yaml:12:7)
@@ -191,7 +191,7 @@ mod tests {
             12:04:31.882  AUDIT    in   world                    → payments/api(257)        10.0.0.2:8080→443/tcp     -                     no-rule-matches payments/from-checkout#only-get (/etc/waxseal/policies/pay.yaml:12:7)
             12:04:31.882  WOULD    out  ?(300)                   → payments/api(257)        [2001:db8::2]:8080/udp    curl[4121]            no-rule-matches
             12:04:31.882  DENY     out  shop/checkout(256)       → payments/api(257)        10.0.0.2/proto/47         \x1b[31mDENY\n[1]     deny-rule payments/from-checkout#only-get (/etc/waxseal/policies/pay.yaml:12:7)
-        "#]].assert_eq(&format!("{}\n{}\n", header(&Look::default()), lines.join("\n")));
+        "]].assert_eq(&format!("{}\n{}\n", header(&Look::default()), lines.join("\n")));
     }
 
     #[test]
@@ -239,11 +239,11 @@ mod tests {
         let looks = [Stamp::None, Stamp::Full].map(|stamp| Look { stamp, names: false, ..Look::default() });
         let lines =
             looks.map(|look| format!("{}\n{}", header(&look), line(&flow(&denied()), &look, Time(0))));
-        expect![[r#"
+        expect![[r"
             VERDICT  DIR  SOURCE                     DESTINATION              ADDRESS                   PROCESS               WHY
             DENY     out  256                      → 257                      10.0.0.2:8080/tcp         4121                  deny-rule
             TIME                      VERDICT  DIR  SOURCE                     DESTINATION              ADDRESS                   PROCESS               WHY
             2026-05-04T12:04:31.882Z  DENY     out  256                      → 257                      10.0.0.2:8080/tcp         4121                  deny-rule
-        "#]].assert_eq(&(lines.join("\n") + "\n"));
+        "]].assert_eq(&(lines.join("\n") + "\n"));
     }
 }

@@ -228,7 +228,7 @@ mod tests {
         let mut summary = filled();
         let first = summary.table(2, Duration::from_secs(2));
         let second = summary.table(9, Duration::from_secs(2));
-        expect![[r#"
+        expect![[r"
                 ALLOW   REPORT     DENY    FAIL     PER S       SENT   RECEIVED  WHO
                     1        0        3       1       2.0    2.4 KiB   10.8 MiB  shop/checkout(256) → payments/api(257):8080/tcp
                     1        0        0       0       0.5        0 B        0 B  ?(300) 10.0.0.1 → payments/api(257):8080/tcp
@@ -240,7 +240,7 @@ mod tests {
                     1        0        0       0       0.0        0 B        0 B  ?(300) 10.0.0.1 → payments/api(257):8080/tcp
                     1        0        0       0       0.0        0 B        0 B  shop/checkout(256) → world 10.0.0.2:443/tcp
             … 3 events lost (slow reader)
-        "#]].assert_eq(&format!("{first}\n{second}"));
+        "]].assert_eq(&format!("{first}\n{second}"));
     }
 
     #[test]

@@ -62,7 +62,7 @@ fn everything_has_a_name_and_a_word_that_stays() {
     for event in [allowed(), denied(), denied(), closed(), refused()] {
         metrics.see(&flow(&event));
     }
-    expect_test::expect![[r##"
+    expect_test::expect![[r#"
         # HELP waxseal_build_info Which agent this is; always 1.
         # TYPE waxseal_build_info gauge
         waxseal_build_info{version="0.1.0",kernel="6.1.0 \"odd\"\\"} 1.0
@@ -213,7 +213,7 @@ fn everything_has_a_name_and_a_word_that_stays() {
         # HELP waxseal_bundle_confirmed_timestamp_seconds When the roots of a trust domain were last confirmed, seconds since 1970.
         # TYPE waxseal_bundle_confirmed_timestamp_seconds gauge
         # EOF
-    "##]].assert_eq(&metrics.text(&facts()).unwrap());
+    "#]].assert_eq(&metrics.text(&facts()).unwrap());
 }
 
 #[test]
