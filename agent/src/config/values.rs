@@ -193,10 +193,10 @@ fn between(value: &str, least: Duration, most: Duration) -> Result<Duration, Pro
     }
 }
 
-/// None is to open nothing.
+/// None is to open nothing. YAML reads a bare `off` as false.
 pub(super) fn listen(value: &str) -> Result<Option<SocketAddr>, Problem> {
     match value {
-        "off" => Ok(None),
+        "off" | "false" => Ok(None),
         address => address.parse().map(Some).map_err(|_unreadable| Problem::Listen(value.to_owned())),
     }
 }
@@ -247,7 +247,7 @@ pub(super) fn ring(value: &str) -> Result<u32, Problem> {
 const LEAST_HISTORY: u64 = 4 << 20;
 
 pub(super) fn history(value: &str) -> Result<Option<u64>, Problem> {
-    if matches!(value, "off" | "0") {
+    if matches!(value, "off" | "false" | "0") {
         return Ok(None);
     }
     let fits = bytes(value).filter(|bytes| (LEAST_HISTORY..=1 << 40).contains(bytes));
