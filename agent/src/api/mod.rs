@@ -15,6 +15,8 @@ mod wire;
 
 use tokio::sync::oneshot;
 
+use crate::report::Check;
+
 pub use archive::{Archive, Found, View};
 pub use client::{Client, ClientError, Lines, Next};
 pub use hub::{Batch, Hub, Past, Replay, Tap, TapReport, TooManyTaps};
@@ -28,7 +30,7 @@ pub use sessions::{
     SessionFailure, SessionReport, SessionsReport,
 };
 pub use socket::SocketError;
-pub use wire::{Answer, Failure, FailureKind, ModeChange, Question, Request, TapRequest};
+pub use wire::{Answer, Failure, FailureKind, ModeChange, ProbeRequest, Question, Request, TapRequest};
 
 /// What the node is asked. It answers each, or drops the sender, which the asker is told as an internal failure.
 #[derive(Debug)]
@@ -57,4 +59,11 @@ pub enum Command {
     Policy(oneshot::Sender<PolicyReport>),
     /// The sessions with other nodes.
     Sessions(oneshot::Sender<SessionsReport>),
+    /// How the way to another node is.
+    Probe {
+        /// An address of it.
+        address: std::net::IpAddr,
+        /// One for each thing that was looked at.
+        reply: oneshot::Sender<Result<Vec<Check>, Failure>>,
+    },
 }

@@ -50,6 +50,7 @@ impl Control {
             Command::Explain { question, reply } => drop(reply.send(self.explain(&question))),
             Command::Policy(reply) => drop(reply.send(self.policy.clone())),
             Command::Sessions(reply) => self.report_sessions(reply),
+            Command::Probe { address, reply } => self.probe(address, reply),
         }
     }
 

@@ -6,6 +6,7 @@ mod credentials;
 mod host;
 mod listeners;
 mod locals;
+mod probe;
 mod report;
 mod rings;
 mod table;
