@@ -21,8 +21,8 @@ pub use reports::{
 };
 pub use server::Server;
 pub use sessions::{
-    CertificateReport, HandshakesReport, LinkReport, MeshReport, SessionDirection, SessionEnd, SessionFailure,
-    SessionReport, SessionsReport,
+    CertificateReport, HandshakesReport, LinkReport, MeshReport, SessionDirection, SessionEnd,
+    SessionFailure, SessionReport, SessionsReport,
 };
 pub use socket::SocketError;
 pub use wire::{Answer, Failure, FailureKind, ModeChange, Question, Request, TapRequest};

@@ -51,7 +51,17 @@ fn sessions(sessions: &[SessionReport]) -> String {
         return "no sessions with other nodes\n".to_owned();
     }
     let mut table = Table::new([
-        "WAY", "SOURCE", "DESTINATION", "PEER", "TARGET", "SPI", "AGE", "LEFT", "CONNECTIONS", "OPENED", "FORGED",
+        "WAY",
+        "SOURCE",
+        "DESTINATION",
+        "PEER",
+        "TARGET",
+        "SPI",
+        "AGE",
+        "LEFT",
+        "CONNECTIONS",
+        "OPENED",
+        "FORGED",
     ]);
     for session in sessions {
         let way = match session.direction {

@@ -8,7 +8,8 @@ use super::exit::Exit;
 use super::output::{Cell, Format, Table, write, write_json};
 use super::{Common, list, mode};
 use crate::api::{
-    CertificateReport, EndpointState, HandshakesReport, MapFill, MeshReport, PolicyReport, Request, StatusReport,
+    CertificateReport, EndpointState, HandshakesReport, MapFill, MeshReport, PolicyReport, Request,
+    StatusReport,
 };
 
 pub(super) fn run(common: &Common, output: Format) -> anyhow::Result<Exit> {
@@ -50,7 +51,8 @@ fn mesh(report: &MeshReport, out: &mut String) {
         writeln!(out, "mesh       this node keeps to itself")
     };
     let there = report.certificates.iter().filter_map(|certificate| certificate.expires_in_seconds);
-    let first = there.clone().min().map_or_else(String::new, |left| format!(", the first ends in {}", span(left)));
+    let first =
+        there.clone().min().map_or_else(String::new, |left| format!(", the first ends in {}", span(left)));
     let _infallible =
         writeln!(out, "certs      {} of {} valid{first}", there.count(), report.certificates.len());
     let red = AnsiColor::Red.on_default().bold();

@@ -48,7 +48,10 @@ pub const KEYS: [(&str, &str); 22] = [
     ("mode", "mode of workloads that nothing else gives one: permissive, audit or enforce"),
     ("grace", "how long connections older than the agent may go on unrecorded, at most 1h"),
     ("managed", "cgroup directories below which every process must be a workload"),
-    ("mesh", "address ranges where workloads may live; RANGE=ADDRESS where another address's agent answers for them"),
+    (
+        "mesh",
+        "address ranges where workloads may live; RANGE=ADDRESS where another address's agent answers for them",
+    ),
     ("uplinks", "devices that lead to other nodes, beside those that routes to a gateway show"),
     ("connections", "capacity of the connection tables"),
     ("flow_ring", "bytes of the ring of flow events, a power of two"),

@@ -16,8 +16,8 @@ pub mod object;
 pub mod probe;
 mod refusal;
 mod refuse;
-mod upkeep;
 mod sessions;
+mod upkeep;
 
 use std::path::PathBuf;
 use std::{fs, io};

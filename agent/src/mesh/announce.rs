@@ -168,7 +168,12 @@ impl Inner {
         let due: Vec<(Tuple, Sent)> = {
             let state = self.state();
             let soon = now + AHEAD.as_nanos() as u64;
-            state.sent.iter().filter(|(_, sent)| sent.until < soon).map(|(flow, sent)| (*flow, *sent)).collect()
+            state
+                .sent
+                .iter()
+                .filter(|(_, sent)| sent.until < soon)
+                .map(|(flow, sent)| (*flow, *sent))
+                .collect()
         };
         for (flow, sent) in due {
             let seen = self.table.flow(&flow).map_or(0, |flow| flow.seen);
@@ -187,14 +192,22 @@ impl Inner {
     /// Ends the flows of sessions that have ended.
     pub(super) fn end_flows(&self, lines: &[u32], sessions: &[Spi]) {
         let mut state = self.state();
-        let sent: Vec<Tuple> =
-            state.sent.iter().filter(|(_, sent)| lines.contains(&sent.session)).map(|(flow, _)| *flow).collect();
+        let sent: Vec<Tuple> = state
+            .sent
+            .iter()
+            .filter(|(_, sent)| lines.contains(&sent.session))
+            .map(|(flow, _)| *flow)
+            .collect();
         for flow in sent {
             self.table.withdraw(&flow);
             state.sent.remove(&flow);
         }
-        let taken: Vec<Tuple> =
-            state.taken.iter().filter(|(_, taken)| sessions.contains(&taken.spi)).map(|(flow, _)| *flow).collect();
+        let taken: Vec<Tuple> = state
+            .taken
+            .iter()
+            .filter(|(_, taken)| sessions.contains(&taken.spi))
+            .map(|(flow, _)| *flow)
+            .collect();
         for flow in taken {
             self.table.remove_flow(&flow);
             state.drop_taken(&flow);

@@ -142,8 +142,7 @@ pub(super) async fn connect(
     };
     let stream = TcpStream::connect(agent).await.map_err(refused)?;
     stream.set_nodelay(true).map_err(refused)?;
-    let stream =
-        TlsConnector::from(tls).connect(name, stream).await.map_err(HandshakeError::from_stream)?;
+    let stream = TlsConnector::from(tls).connect(name, stream).await.map_err(HandshakeError::from_stream)?;
     if stream.get_ref().1.alpn_protocol() != Some(alpn) {
         return Err(HandshakeError::NoProtocol);
     }

@@ -159,7 +159,8 @@ impl Inner {
         {
             let own = self.own.lock().unwrap_or_else(PoisonError::into_inner);
             let known = own.get(svid.id());
-            if let Some(known) = known.filter(|own| own.revision == revision && Arc::ptr_eq(&own.svid, svid)) {
+            if let Some(known) = known.filter(|own| own.revision == revision && Arc::ptr_eq(&own.svid, svid))
+            {
                 return Ok(Arc::clone(&known.proof));
             }
         }

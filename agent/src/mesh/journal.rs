@@ -40,7 +40,12 @@ pub(super) enum Line {
     /// A peer node.
     Peer { number: u32, id: SpiffeId, nonce: Option<u64>, agent: Option<SocketAddr> },
     /// A session in which this node receives.
-    Inbound { spi: u32, replaces: Option<u32>, #[serde(flatten)] facts: FactsLine },
+    Inbound {
+        spi: u32,
+        replaces: Option<u32>,
+        #[serde(flatten)]
+        facts: FactsLine,
+    },
     /// One in which it sends.
     Outbound {
         session: u32,
@@ -174,8 +179,7 @@ impl Journal {
         let mut out = Vec::new();
         writing.push(&begin, &mut out);
         for (number, peer) in peers.all() {
-            let line =
-                Line::Peer { number, id: peer.id.clone(), nonce: peer.nonce, agent: peer.agent };
+            let line = Line::Peer { number, id: peer.id.clone(), nonce: peer.nonce, agent: peer.agent };
             writing.push(&line, &mut out);
         }
         for record in records {

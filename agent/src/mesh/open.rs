@@ -115,9 +115,9 @@ impl Inner {
         if !allowed {
             return self.too_many(state, key, waiting);
         }
-        let replaces = state.last_line(key).and_then(|number| {
-            state.outbound.get(&number).map(|line| (number, line.spi))
-        });
+        let replaces = state
+            .last_line(key)
+            .and_then(|number| state.outbound.get(&number).map(|line| (number, line.spi)));
         state.routes.insert(*key, Route::Pending(Vec::new()));
         state.pending += 1;
         self.counters.add(Count::Begun);
@@ -296,4 +296,3 @@ impl Inner {
         }
     }
 }
-

@@ -65,8 +65,7 @@ impl Inner {
         };
         let renew_at = now + jitter(lasts / 2, 0.1).as_nanos() as u64;
         let spi = agreement.spi;
-        let line =
-            Outbound { facts, key, spi, agent, renew_at, renewing: false, dead: false, past: false };
+        let line = Outbound { facts, key, spi, agent, renew_at, renewing: false, dead: false, past: false };
         self.write_route(line, &agreement)
     }
 
@@ -74,9 +73,9 @@ impl Inner {
         let mut state = self.state();
         let before = state.line_of(&line.key);
         // The same two on the same node: connections of the line before go on under this one.
-        let same = state.last_line(&line.key).filter(|number| {
-            state.outbound.get(number).is_some_and(|old| goes_on(old, &line))
-        });
+        let same = state
+            .last_line(&line.key)
+            .filter(|number| state.outbound.get(number).is_some_and(|old| goes_on(old, &line)));
         let session = same.unwrap_or_else(|| state.next_session());
         let entry = Entry {
             key: agreement.key,
@@ -212,9 +211,10 @@ impl State {
 
     /// The lines of a node whose sessions are called so.
     pub(super) fn lines_of(&self, node: u32, sessions: &[u32]) -> Vec<u32> {
-        let named = self.outbound.iter().filter(|(_, line)| {
-            line.facts.node == node && !line.past && sessions.contains(&line.spi.0)
-        });
+        let named = self
+            .outbound
+            .iter()
+            .filter(|(_, line)| line.facts.node == node && !line.past && sessions.contains(&line.spi.0));
         named.map(|(number, _)| *number).collect()
     }
 

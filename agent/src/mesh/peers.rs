@@ -103,7 +103,8 @@ mod tests {
     #[test]
     fn a_node_keeps_its_number_and_a_new_memory_is_noticed() {
         let mut peers = Peers::default();
-        let (a, b) = ("spiffe://d/waxseal/node/a".parse().unwrap(), "spiffe://d/waxseal/node/b".parse().unwrap());
+        let (a, b) =
+            ("spiffe://d/waxseal/node/a".parse().unwrap(), "spiffe://d/waxseal/node/b".parse().unwrap());
         let agent: SocketAddr = "10.0.0.2:7461".parse().unwrap();
         assert_eq!(peers.meet(&a, 7, Some(agent)), Some(Met { number: 1, lost: false, changed: true }));
         assert_eq!(peers.meet(&b, 8, None), Some(Met { number: 2, lost: false, changed: true }));

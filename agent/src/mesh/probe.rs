@@ -137,7 +137,8 @@ impl Inner {
     pub(super) fn end_probes(&self) {
         let now = self.table.now();
         let mut state = self.state();
-        let over: Vec<Spi> = state.probes.iter().filter(|(_, until)| **until <= now).map(|(s, _)| *s).collect();
+        let over: Vec<Spi> =
+            state.probes.iter().filter(|(_, until)| **until <= now).map(|(s, _)| *s).collect();
         for spi in over {
             self.table.remove_session(spi);
             state.probes.remove(&spi);

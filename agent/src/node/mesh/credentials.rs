@@ -8,8 +8,8 @@ use thiserror::Error;
 
 use crate::config::{Ca, Config};
 use crate::pki::{
-    self, Authority, CertificateStatus, Custodian, Embedded, Issuer, Keeper, Lifetimes, Member, Remote, Setup,
-    Trust, Watch, node_id,
+    self, Authority, CertificateStatus, Custodian, Embedded, Issuer, Keeper, Lifetimes, Member, Remote,
+    Setup, Trust, Watch, node_id,
 };
 use crate::spiffe::{self, SpiffeId};
 
@@ -55,8 +55,8 @@ impl Credentials {
     /// Joins, or makes an authority at the first start.
     pub(in crate::node) async fn open(config: &Config) -> Result<Self, Error> {
         let name = config.node.clone();
-        let node =
-            node_id(&config.trust_domain, &name).map_err(|source| Error::Name { name: name.clone(), source })?;
+        let node = node_id(&config.trust_domain, &name)
+            .map_err(|source| Error::Name { name: name.clone(), source })?;
         let trust = Trust::default();
         let (issuer, kept): (Arc<dyn Issuer>, Kept) = match &config.ca {
             Ca::Server(address) => {

@@ -38,11 +38,7 @@ const REQUESTS: usize = 4096;
 /// What the mesh asks of the control thread.
 pub(super) enum Request {
     /// A number for a workload of another node, and the policy for it.
-    Admit {
-        peer: Arc<Peer>,
-        labels: Labels,
-        reply: oneshot::Sender<Result<IdentityId, NotAdmitted>>,
-    },
+    Admit { peer: Arc<Peer>, labels: Labels, reply: oneshot::Sender<Result<IdentityId, NotAdmitted>> },
     /// The end of connections.
     End(Ended),
     /// A sealed SYN wanted to leave by a device without programs.

@@ -6,15 +6,15 @@ use tokio::sync::oneshot;
 use waxseal_common::ids::IdentityId;
 
 use crate::api::{
-    CertificateReport, HandshakesReport, LinkReport, MeshReport, SessionDirection, SessionEnd, SessionFailure,
-    SessionReport, SessionsReport,
+    CertificateReport, HandshakesReport, LinkReport, MeshReport, SessionDirection, SessionEnd,
+    SessionFailure, SessionReport, SessionsReport,
 };
 use crate::escape::escape;
 use crate::flows::Names as _;
 use crate::mesh::{self, Direction, Report, Stage, Summary, Who};
-use crate::pki::CertificateStatus;
 use crate::node::control::Control;
 use crate::node::names::NameBook;
+use crate::pki::CertificateStatus;
 
 impl Control {
     /// Answers with the sessions, from another thread: counting takes its time.
