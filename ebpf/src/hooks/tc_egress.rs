@@ -10,11 +10,10 @@ use waxseal_common::packet;
 use waxseal_common::seal::{SealOption, Sealed, is_ours, verify};
 use waxseal_common::state::{Connection, Counter, Settings, UdpFlow};
 use waxseal_common::verdict::{Direction, Judgement, Peer, Question, Verdict};
-use waxseal_common::wire::{
-    Asks, Device, Failure, Opening, Route, RouteKey, is_true, named_session, wire_seal,
-};
+use waxseal_common::wire::{Asks, Device, Failure, Opening, Route, RouteKey, named_session, wire_seal};
 
 use super::sock_ops::keep;
+use super::tc_ingress::genuine;
 use crate::case::{self, Case};
 use crate::emit::{self, Telling};
 use crate::frame::{Frame, Glance};
@@ -101,7 +100,9 @@ fn probes(case: &Case, option: &SealOption) -> bool {
         isn: case.sequence,
     };
     maps::route(&key).is_some_and(|route| {
-        route.expires > case.at && named_session(option) == Some(route.spi) && is_true(option, &route.key, &opening)
+        route.expires > case.at
+            && named_session(option) == Some(route.spi)
+            && genuine(option, &route.key, &opening)
     })
 }
 
