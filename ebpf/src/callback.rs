@@ -12,6 +12,7 @@ use waxseal_common::seal::SealOption;
 use waxseal_common::state::Tuple;
 
 use crate::ctx::{address6, field, pointer_field};
+use crate::emit::Ending;
 use crate::kernel::Sock;
 
 /// TCP's callbacks.
@@ -45,6 +46,21 @@ impl Callback<'_> {
     #[inline(always)]
     pub(crate) fn bytes(&self) -> (u64, u64) {
         (field!(self.raw(), bytes_acked), field!(self.raw(), bytes_received))
+    }
+
+    /// What the socket has counted, in the callback for changes of state.
+    #[inline(always)]
+    pub(crate) fn ending(&self) -> Ending {
+        let raw = self.raw();
+        Ending {
+            out: field!(raw, segs_out),
+            into: field!(raw, segs_in),
+            retransmits: field!(raw, total_retrans),
+            // The kernel keeps eight times the value.
+            rtt: field!(raw, srtt_us) >> 3,
+            error: self.sock().error(),
+            last_state: field!(raw, __bindgen_anon_1.args[0]) as u8,
+        }
     }
 
     /// The socket's cookie.

@@ -3,20 +3,23 @@
 //! One request a connection, as one line of JSON; the answer is lines of JSON. The server answers taps from the [`Hub`]
 //! and passes everything else to the node as a [`Command`].
 
+mod archive;
 mod client;
 mod hub;
 mod reports;
 mod server;
 mod sessions;
 mod socket;
+mod tap;
 mod wire;
 
 use tokio::sync::oneshot;
 
 use crate::report::Check;
 
-pub use client::{Client, ClientError, Lines};
-pub use hub::{Batch, Hub, Replay, Tap, TapReport, TooManyTaps};
+pub use archive::{Archive, Found, View};
+pub use client::{Client, ClientError, Lines, Next};
+pub use hub::{Batch, Hub, Past, Replay, Tap, TapReport, TooManyTaps};
 pub use reports::{
     EndpointReport, EndpointState, ExplainReport, IdentityReport, MapFill, ModeReport, PolicyFailure,
     PolicyReport, ProgramReport, StatusReport,

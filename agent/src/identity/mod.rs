@@ -112,6 +112,13 @@ impl Registry {
     pub fn assign(&mut self, attested: &Attested) -> Result<IdentityInfo, Error> {
         let workload = attested.workload();
         let known = self.state.identities.iter().position(|entry| entry.is_of(workload));
+        if let Some(entry) = known.and_then(|index| self.state.identities.get(index)) {
+            let mut taken = entry.clone();
+            taken.take_up(workload)?;
+            if taken == *entry {
+                return Ok(entry.info());
+            }
+        }
         let mut state = self.state.clone();
         let index = match known {
             Some(index) => {

@@ -12,14 +12,15 @@ use waxseal_common::ids::{CgroupId, IdentityId};
 use waxseal_common::state::{Connection, Counter, Endpoint};
 use waxseal_common::tables::Mode;
 
+use super::Error;
 use super::adopt::Survey;
 use super::border::Changes;
 use super::ceiling::{self, Ceiling};
+use super::lastgood::LastGood;
 use super::mesh::{Request, Ties};
 use super::names::NameBook;
 use super::refusals::Refuse;
 use super::rings::asynchronous;
-use super::{Error, lastgood};
 use crate::api::{Command, Hub, PolicyFailure, PolicyReport};
 use crate::attest::{Decision, Owner, ProcFacts};
 use crate::cgroup::{Cgroup, Tree};
@@ -27,7 +28,7 @@ use crate::config::Config;
 use crate::datapath::{Border, Kernel, monotonic};
 use crate::flows::Time;
 use crate::identity::Registry;
-use crate::policy::{self, Compiled, Compiler, PolicySet};
+use crate::policy::{Compiled, Compiler, Library, Ownership, PolicySet};
 use crate::watch::Watcher;
 
 /// How often things are looked at that nobody tells about.
@@ -76,6 +77,9 @@ pub(super) struct Control {
     pub(super) compiler: Compiler,
     pub(super) compiled: Compiled,
     pub(super) set: PolicySet,
+    /// The files of the documents as they were read last.
+    library: Library,
+    last_good: LastGood,
     pub(super) cgroups: BTreeMap<CgroupId, Cgroup>,
     pub(super) decisions: BTreeMap<CgroupId, Decision>,
     pub(super) owners: BTreeMap<CgroupId, Owner>,
@@ -95,6 +99,8 @@ pub(super) struct Control {
     pub(super) started: Instant,
     pub(super) shared: Shared,
     cgroups_lost: u64,
+    /// Losses of the rings that consumers know of.
+    pub(super) told: super::metrics::Told,
     /// A process has entered a workload, perhaps with a namespace that nobody has looked into.
     pub(super) look_soon: bool,
     /// Something happened in the tree that an event could not tell.
@@ -113,6 +119,8 @@ impl Control {
             compiler: Compiler::new(pinned.first_free),
             compiled: pinned.compiled,
             set: PolicySet::default(),
+            library: Library::new(config.trust_domain.clone(), Ownership::Trusted),
+            last_good: LastGood::new(&config.state),
             cgroups: BTreeMap::new(),
             decisions: BTreeMap::new(),
             owners: BTreeMap::new(),
@@ -129,6 +137,7 @@ impl Control {
             ceiling,
             started: Instant::now(),
             cgroups_lost: 0,
+            told: super::metrics::Told::default(),
             look_soon: false,
             scan_soon: false,
             config,
@@ -137,6 +146,7 @@ impl Control {
             registry,
             shared,
         };
+        control.told = control.losses_so_far();
         control.kernel.write_all(&pinned.settle)?;
         control.kernel.set_ceiling(control.ceiling.map_or(Mode::Enforce, |ceiling| ceiling.mode))?;
         control.scan()?;
@@ -156,12 +166,11 @@ impl Control {
 
     /// The first set of documents. Bad ones are refused at a first start; later the last good ones stay in force.
     fn first_set(&mut self) -> Result<(), Error> {
-        let loaded = policy::load(std::slice::from_ref(&self.config.policies), &self.config.trust_domain);
-        let errors = match loaded {
+        let errors = match self.library.load(std::slice::from_ref(&self.config.policies)) {
             Ok(set) => return self.install_loaded(set).map_err(Error::Settle),
             Err(errors) => errors,
         };
-        let Some(set) = lastgood::read(&self.config.state, &self.config.trust_domain) else {
+        let Some(set) = self.last_good.read(&self.config.trust_domain) else {
             return Err(Error::Policy(Box::new(errors)));
         };
         self.fail(&errors);
@@ -174,9 +183,7 @@ impl Control {
         self.install(set)?;
         self.policy.failure = None;
         self.describe_set();
-        if let Err(error) =
-            lastgood::keep(&self.config.policies, &self.config.state, &self.config.trust_domain)
-        {
+        if let Err(error) = self.last_good.keep(self.library.texts()) {
             tracing::error!(%error, "cannot keep a copy of the documents; a restart over bad ones would not start");
         }
         Ok(())
@@ -200,7 +207,7 @@ impl Control {
 
     /// Reads the documents anew.
     fn reload(&mut self) {
-        match policy::load(std::slice::from_ref(&self.config.policies), &self.config.trust_domain) {
+        match self.library.load(std::slice::from_ref(&self.config.policies)) {
             Ok(set) => {
                 if let Err(error) = self.install_loaded(set) {
                     self.fail(&error);
@@ -260,6 +267,7 @@ impl Control {
 
     fn tick(&mut self, ticks: u64) {
         self.beat();
+        self.tell_losses();
         let waiting: BTreeSet<CgroupId> = self
             .decisions
             .iter()

@@ -8,8 +8,10 @@ mod adopt;
 mod border;
 mod ceiling;
 mod control;
+mod history;
 mod lastgood;
 mod mesh;
+mod metrics;
 mod names;
 mod refusals;
 mod reports;
@@ -31,6 +33,7 @@ use crate::api::{Hub, Server, SocketError};
 use crate::cgroup::{self, Tree};
 use crate::config::Config;
 use crate::datapath::{self, Channels, Kernel};
+use crate::metrics::Metrics;
 use crate::{identity, pki, policy, watch};
 use control::Control;
 use names::NameBook;
@@ -123,7 +126,8 @@ pub fn run(config: Config) -> Result<(), Error> {
     }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
-        .max_blocking_threads(4)
+        // Each tap may be searching the history, however slowly it reads.
+        .max_blocking_threads(80)
         .enable_all()
         .build()
         .map_err(Error::Start)?;
@@ -135,7 +139,9 @@ async fn serve(config: Config) -> Result<(), Error> {
     // Before anything is touched: the socket says whether an agent of this name is alive.
     let server = Server::bind(&config.socket())?;
     let names = Arc::new(NameBook::new(&config));
-    let hub = Arc::new(Hub::default());
+    let (history, archive) = history::start(&config)?.unzip();
+    let hub = Arc::new(Hub::with_archive(archive));
+    let metrics = Arc::new(Metrics::new(config.metrics_pairs));
     let (refuse, refusals) = refusals::channel();
     let mut kernel = Kernel::open(&config, tree.root())?;
     let Channels { flows, denials, cgroups, notices, datagrams, polling, log } = kernel.channels()?;
@@ -152,6 +158,10 @@ async fn serve(config: Config) -> Result<(), Error> {
     };
     let (commands, inbox) = mpsc::channel(64);
     let (stop, stopped) = oneshot::channel();
+    let scrape = config.metrics.map(|address| {
+        let watch = history.as_ref().map(history::Running::watch).zip(config.history);
+        metrics::serve(address, Arc::clone(&metrics), commands.clone(), Arc::clone(&hub), watch)
+    });
 
     let refusals = refusals::start(refusals, Arc::clone(&names), tree.clone()).map_err(Error::Start)?;
     let handle = tokio::runtime::Handle::current();
@@ -181,7 +191,7 @@ async fn serve(config: Config) -> Result<(), Error> {
         tasks.spawn(mesh::read(begun.clone(), notices, datagrams, control));
         mesh = Some(begun);
     }
-    let desk = Desk { names, hub: Arc::clone(&hub), refuse, look, mesh };
+    let desk = Desk { names, hub: Arc::clone(&hub), metrics, refuse, look, mesh };
     tasks.spawn(rings::drain(flows, denials, polling, desk));
     tasks.spawn(rings::log(log));
     tasks.spawn(server.serve(hub, commands));
@@ -190,9 +200,13 @@ async fn serve(config: Config) -> Result<(), Error> {
     tracing::info!("stopping; the programs in the kernel go on judging until `waxseal uninstall`");
     let _ = stop.send(());
     tasks.shutdown().await;
+    if let Some(scrape) = scrape {
+        scrape.abort();
+    }
     let ended =
         control.join().unwrap_or_else(|_| Err(Error::Start(io::Error::other("the control thread panicked"))));
     drop(refusals);
+    drop(history);
     ended
 }
 

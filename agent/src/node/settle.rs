@@ -79,7 +79,9 @@ const LINGERING: usize = 8192;
 impl Control {
     /// Judges every cgroup anew under a new set of documents and puts it into force.
     pub(super) fn install(&mut self, set: PolicySet) -> Result<(), Error> {
-        self.registry.refresh(&set.workloads)?;
+        if set.workloads != self.set.workloads {
+            self.registry.refresh(&set.workloads)?;
+        }
         self.facts.refresh();
         let decisions = self
             .cgroups
@@ -222,7 +224,7 @@ impl Control {
         }
         // Names first: an event under the new revision may come before the next line runs.
         self.shared.names.learn_identities(self.registry.all().iter());
-        self.shared.names.learn_rules(wanted.rules.iter());
+        self.shared.names.learn_rules(&wanted.rules);
         self.kernel.apply(&plan, &self.compiled)?;
         self.compiled = wanted;
         self.kernel.clean(&plan)?;

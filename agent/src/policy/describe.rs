@@ -276,7 +276,7 @@ impl<'a> TableText<'a> {
                 Some(prefixes) if key.address_class != 0 => format!(" at {}", prefixes.join(" ")),
                 _ => String::new(),
             };
-            let ports = self.compiled.sets.get(number).map(outcomes).unwrap_or_default();
+            let ports = self.compiled.sets.get(number).map(|set| outcomes(set)).unwrap_or_default();
             ports.into_iter().map(move |(range, outcome)| {
                 let action = match outcome.action {
                     Outcome::ALLOW => "allow",
@@ -289,7 +289,7 @@ impl<'a> TableText<'a> {
     }
 
     fn rule(&self, rule: RuleId) -> String {
-        self.compiled.rules.get(&rule).map_or_else(|| "-".to_owned(), super::compiled::RuleInfo::title)
+        self.compiled.rule(rule).map_or_else(|| "-".to_owned(), super::compiled::RuleInfo::title)
     }
 }
 

@@ -2,6 +2,8 @@
 //!
 //! The verdict comes from the tables and [`decide`]; the steps are told from the documents.
 
+use std::sync::Arc;
+
 use serde::Serialize;
 use thiserror::Error;
 use waxseal_common::address::Address;
@@ -9,12 +11,13 @@ use waxseal_common::ids::IdentityId;
 use waxseal_common::tables::{AddressRow, Mode, Subject};
 use waxseal_common::verdict::{Direction, Judgement, Peer as OtherEnd, Question, Verdict, decide};
 
-use super::compile::{CompileError, Compiler, rule_info};
+use super::compile::{CompileError, Compiler};
 use super::compiled::{Compiled, RuleInfo};
 use super::condition::{Conditions, End};
 use super::describe::{ports_text, rule_text};
 use super::ends::{Ended, Ends};
 use super::ports::{Ports, PortsError};
+use super::prepare::rule_info;
 use super::set::{Action, IdentityPolicy, NodeDefaults, PolicySet, Rule, direction_word};
 use crate::escape::escape;
 use crate::workload::{IdentityInfo, Origin};
@@ -221,7 +224,7 @@ impl World<'_> {
             steps: told.steps,
             verdict: verdict_word(judged.verdict),
             reason: judged.reason.as_str(),
-            rule: self.compiled.rules.get(&judged.rule).cloned(),
+            rule: self.compiled.rule(judged.rule).cloned(),
         };
         (judged, side)
     }
@@ -248,6 +251,7 @@ impl Told<'_> {
             .set
             .policies
             .iter()
+            .map(Arc::as_ref)
             .filter(|policy| policy.selects(subject))
             .filter(|policy| policy.rules(direction).is_some())
             .collect();
@@ -334,7 +338,7 @@ impl Told<'_> {
             self.step("nothing denies by default: what no rule denies is allowed".to_owned(), None);
             return;
         }
-        let decider = self.world.compiled.rules.get(&row.selected_by);
+        let decider = self.world.compiled.rule(row.selected_by);
         let (title, origin) =
             decider.map_or(("a policy".to_owned(), None), |rule| (rule.title(), Some(&rule.origin)));
         self.step(format!("{title} denies by default: what no rule allows is denied"), origin);

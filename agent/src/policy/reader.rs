@@ -88,11 +88,6 @@ impl<'a> Reader<'a> {
         self.refuse_line(self.part.lines_before + 1, 0, problem)
     }
 
-    /// [`Self::refuse`] for a place that is known already.
-    pub(super) fn refuse_at(&mut self, origin: &Origin, problem: Problem) {
-        let _none: Option<()> = self.refuse_line(origin.line, origin.column, problem);
-    }
-
     fn refuse_line<T>(&mut self, line: u32, column: u32, problem: Problem) -> Option<T> {
         if self.errors.len() >= GATHERED {
             return None;

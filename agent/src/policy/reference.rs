@@ -5,6 +5,7 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use waxseal_common::ids::IdentityId;
 use waxseal_common::tables::Mode;
@@ -88,8 +89,12 @@ pub fn judge(
     let Some(workload) = identities.iter().find(|identity| identity.id == subject) else {
         return ReferenceVerdict::plain(Verdict::Deny, Reason::IdentityIncomplete);
     };
-    let speaking: Vec<&IdentityPolicy> =
-        set.policies.iter().filter(|p| selects(p, workload) && p.rules(direction).is_some()).collect();
+    let speaking: Vec<&IdentityPolicy> = set
+        .policies
+        .iter()
+        .map(Arc::as_ref)
+        .filter(|p| selects(p, workload) && p.rules(direction).is_some())
+        .collect();
     let enforced: Vec<&IdentityPolicy> =
         speaking.iter().copied().filter(|p| matches!(p.mode, None | Some(Mode::Enforce))).collect();
     let case = Case { set, identities, connection, workload };

@@ -1,6 +1,7 @@
 //! The documents of a node, resolved: what policies, workloads and namespaces say, with every text parsed.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use waxseal_common::tables::Mode;
 use waxseal_common::verdict::Direction;
@@ -17,7 +18,7 @@ use crate::workload::{Labels, Origin, Workload};
 #[derive(Clone, Debug, Default)]
 pub struct PolicySet {
     /// In document order: by file name, then by line. The first of several rules is the one that is named.
-    pub policies: Vec<IdentityPolicy>,
+    pub policies: Vec<Arc<IdentityPolicy>>,
     /// In document order.
     pub workloads: Vec<Workload>,
     /// The trust domain in which they were read.

@@ -217,6 +217,8 @@ fn allow(bench: &Bench, case: &mut Case, record: &mut Connection, other: &Other)
         && record.peer == other.identity
         && record.port == case.tuple.destination_port;
     record.session = other.session;
+    record.flags &= (1 << Connection::FAILURE_SHIFT) - 1;
+    record.flags |= other.failure << Connection::FAILURE_SHIFT;
     record.flags |= if known { Connection::ANSWERED } else { 0 };
     if again {
         return record.verdict != Verdict::Deny as u8;

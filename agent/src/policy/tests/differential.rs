@@ -33,7 +33,7 @@ fn the_tables_say_what_the_documents_say() {
             let connection = world::connection(&mut random, &identities);
             let found = judged(&compiled, &connection);
             let expected = reference::judge(&set, &identities, &defaults, &connection);
-            let rule = compiled.rules.get(&found.rule);
+            let rule = compiled.rule(found.rule);
             assert!(
                 expected.admits(&found, rule),
                 "seed {seed}: {connection:?}\nthe tables say {found:?} {rule:?}\nthe documents say {expected:?}\n{set:#?}\n{identities:#?}"

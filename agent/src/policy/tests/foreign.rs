@@ -424,7 +424,7 @@ fn random_documents_of_other_systems_mean_what_their_oracles_say() {
             assert_eq!(found.verdict, wanted, "seed {seed}: {asked:?} to {namespace}/{app}:\n{documents}");
             let reference = reference::judge(&set, &identities, &defaults, &connection);
             assert!(
-                reference.admits(&found, compiled.rules.get(&found.rule)),
+                reference.admits(&found, compiled.rule(found.rule)),
                 "seed {seed}: {asked:?}: {reference:?}"
             );
             denied += u64::from(wanted == Verdict::Deny);

@@ -169,7 +169,7 @@ fn agrees(set: &PolicySet, seed: u64) {
         let found = judged(&compiled, &connection);
         let expected = reference::judge(set, &identities, &defaults, &connection);
         assert!(
-            expected.admits(&found, compiled.rules.get(&found.rule)),
+            expected.admits(&found, compiled.rule(found.rule)),
             "seed {seed}: {connection:?}: {found:?} {expected:?}"
         );
     }

@@ -6,6 +6,7 @@ mod foreign;
 mod fuzz;
 mod golden;
 mod hostile;
+mod incremental;
 mod meaning;
 mod messages;
 mod mistakes;
