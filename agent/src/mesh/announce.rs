@@ -39,6 +39,12 @@ pub(super) struct Sent {
     until: u64,
 }
 
+impl Sent {
+    pub(super) fn new(session: u32, until: u64) -> Self {
+        Self { session, until }
+    }
+}
+
 /// The answer to an announcement.
 pub(super) enum Answer {
     Taken,
