@@ -157,11 +157,16 @@ pub(super) fn ring(value: &str) -> Result<u32, Problem> {
         .ok_or_else(|| Problem::Ring(value.to_owned()))
 }
 
+/// YAML reads a plain `off` as `false`.
+fn is_off(value: &str) -> bool {
+    matches!(value, "off" | "false")
+}
+
 /// Less could not hold two segments.
 const LEAST_HISTORY: u64 = 4 << 20;
 
 pub(super) fn history(value: &str) -> Result<Option<u64>, Problem> {
-    if matches!(value, "off" | "0") {
+    if is_off(value) || value == "0" {
         return Ok(None);
     }
     let fits = bytes(value).filter(|bytes| (LEAST_HISTORY..=1 << 40).contains(bytes));
@@ -179,7 +184,7 @@ pub(super) fn history_age(value: &str) -> Result<Duration, Problem> {
 }
 
 pub(super) fn listen(value: &str) -> Result<Option<SocketAddr>, Problem> {
-    if value == "off" {
+    if is_off(value) {
         return Ok(None);
     }
     value.parse().map(Some).map_err(|_source| Problem::Listen(value.to_owned()))
