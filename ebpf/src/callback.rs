@@ -42,10 +42,22 @@ impl Callback<'_> {
         field!(self.raw(), skb_tcp_flags)
     }
 
-    /// Bytes that the other end acknowledged, and bytes that it sent.
+    /// Bytes that the other end acknowledged, and bytes that it sent. The kernel counts in sequence numbers, of which a
+    /// SYN and a FIN take one each.
     #[inline(always)]
-    pub(crate) fn bytes(&self) -> (u64, u64) {
-        (field!(self.raw(), bytes_acked), field!(self.raw(), bytes_received))
+    pub(crate) fn bytes(&self, opener: bool, ending: &Ending) -> (u64, u64) {
+        let acknowledged = field!(self.raw(), bytes_acked);
+        let received = field!(self.raw(), bytes_received);
+        let ended = match ending.last_state {
+            FIN_WAIT_2 | TIME_WAIT => true,
+            LAST_ACK | CLOSING => ending.error == 0,
+            _ => false,
+        };
+        let heard = self.sock().heard_end();
+        (
+            acknowledged.saturating_sub(u64::from(opener) + u64::from(ended)),
+            received.saturating_sub(u64::from(heard)),
+        )
     }
 
     /// What the socket has counted, in the callback for changes of state.
@@ -161,6 +173,11 @@ impl Callback<'_> {
     }
 }
 
+// TCP states (include/net/tcp_states.h).
+const FIN_WAIT_2: u8 = 5;
+const TIME_WAIT: u8 = 6;
+const LAST_ACK: u8 = 9;
+const CLOSING: u8 = 11;
 const AF_INET: u32 = 2;
 /// `remote_port` holds the two bytes of the port, as on the wire, in the upper half on little-endian machines.
 const PORT_SHIFT: u32 = if cfg!(target_endian = "little") { 16 } else { 0 };

@@ -164,7 +164,7 @@ impl Lines {
     /// Copies all lines as they come, to the end of the tap.
     pub fn copy_to(&mut self, out: &mut impl Write) -> Result<io::Result<()>, ClientError> {
         let Some(first) = self.next_line()? else { return Ok(Ok(())) };
-        if let Err(error) = writeln!(out, "{first}") {
+        if let Err(error) = writeln!(out, "{first}").and_then(|()| out.flush()) {
             return Ok(Err(error));
         }
         loop {

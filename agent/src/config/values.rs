@@ -196,7 +196,7 @@ fn between(value: &str, least: Duration, most: Duration) -> Result<Duration, Pro
 /// None is to open nothing. YAML reads a bare `off` as false.
 pub(super) fn listen(value: &str) -> Result<Option<SocketAddr>, Problem> {
     match value {
-        "off" | "false" => Ok(None),
+        value if is_off(value) => Ok(None),
         address => address.parse().map(Some).map_err(|_unreadable| Problem::Listen(value.to_owned())),
     }
 }
@@ -243,11 +243,16 @@ pub(super) fn ring(value: &str) -> Result<u32, Problem> {
         .ok_or_else(|| Problem::Ring(value.to_owned()))
 }
 
+/// YAML reads a plain `off` as `false`.
+fn is_off(value: &str) -> bool {
+    matches!(value, "off" | "false")
+}
+
 /// Less could not hold two segments.
 const LEAST_HISTORY: u64 = 4 << 20;
 
 pub(super) fn history(value: &str) -> Result<Option<u64>, Problem> {
-    if matches!(value, "off" | "false" | "0") {
+    if is_off(value) || value == "0" {
         return Ok(None);
     }
     let fits = bytes(value).filter(|bytes| (LEAST_HISTORY..=1 << 40).contains(bytes));

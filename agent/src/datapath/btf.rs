@@ -195,6 +195,7 @@ pub fn offsets() -> Result<Vec<(&'static str, u64)>, Error> {
     Ok(vec![
         ("SOCK_CGROUP", types.field("sock", "sk_cgrp_data.cgroup")?.bytes()),
         ("SOCK_ERROR", types.field("sock", "sk_err")?.bytes()),
+        ("SOCK_FLAGS", types.field("sock", "__sk_common.skc_flags")?.bytes()),
         ("SOCK_NET", types.field("sock", "__sk_common.skc_net.net")?.bytes()),
         ("SOCK_REUSEPORT", reuseport.bytes()),
         ("SOCK_REUSEPORT_MASK", reuseport.mask()),

@@ -141,6 +141,7 @@ impl Writer {
         if self.block.is_empty() {
             return;
         }
+        let losses = self.block.losses;
         let Some((bytes, count)) = self.block.finish() else { return };
         let written = if bytes.len() > BODY_LIMIT as usize {
             Err(io::ErrorKind::FileTooLarge.into())
@@ -153,6 +154,8 @@ impl Writer {
             Ok(()) => self.state.written += u64::from(count),
             Err(error) => {
                 tracing::warn!(%error, count, "the history of flows cannot be written");
+                // What the block itself had to say of losses is still to be told.
+                self.block.losses.join(&losses);
                 self.lose(Loss { count: u64::from(count), cause: Cause::History });
             }
         }

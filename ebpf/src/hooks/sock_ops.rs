@@ -294,7 +294,8 @@ fn closed(callback: &Callback<'_>) -> u32 {
     let failed = !open && Verdict::from_byte(record.verdict).passes();
     let tells = if opener { open || failed } else { record.flags & Connection::ANSWERED == 0 };
     if tells {
-        let (acknowledged, received) = callback.bytes();
+        let ending = callback.ending();
+        let (acknowledged, received) = callback.bytes(opener, &ending);
         let (sent, received) = if opener { (acknowledged, received) } else { (received, acknowledged) };
         emit::record(
             record,
@@ -307,7 +308,7 @@ fn closed(callback: &Callback<'_>) -> u32 {
                 hook: Hook::SockOps,
                 flags: 0,
             },
-            Some(&callback.ending()),
+            Some(&ending),
         );
     }
     let _ = maps::CONNECTIONS.remove(cookie);
