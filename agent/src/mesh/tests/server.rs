@@ -41,7 +41,6 @@ async fn two_thousand_stalled_handshakes_delay_nobody_and_are_cut() {
         assert!(here.open(tcp(THERE, port)).await.has_session());
         assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
     }
-    eventually("the oldest give way", || there.count("connections-turned-away") > 0).await;
     tokio::time::sleep(Duration::from_millis(5500)).await;
     let mut open = 0;
     for stream in &mut stalled {
