@@ -69,7 +69,8 @@ impl<'a> Gathered<'a> {
         }
         self.warnings.extend(document.warnings.iter().cloned());
         for object in &document.objects {
-            if let Err((origin, problem)) = self.add_object(object) {
+            if let Err(mistake) = self.add_object(object) {
+                let (origin, problem) = *mistake;
                 let Origin { file, line, column } = origin;
                 let excerpt = excerpt(text, line, column);
                 self.errors.push(LoadError { file, line, column, problem, excerpt });
@@ -77,16 +78,17 @@ impl<'a> Gathered<'a> {
         }
     }
 
-    fn add_object(&mut self, object: &Object) -> Result<(), (Origin, Problem)> {
+    fn add_object(&mut self, object: &Object) -> Result<(), Box<(Origin, Problem)>> {
         let (kind, title, origin) = object.identity();
         match self.seen.entry((kind, title)) {
             Entry::Occupied(first) => {
                 let (kind, title) = first.key().clone();
-                return Err((origin, Problem::Duplicate { kind, title, first: first.get().clone() }));
+                let first = first.get().clone();
+                return Err(Box::new((origin, Problem::Duplicate { kind, title, first })));
             }
             Entry::Vacant(place) => {
                 if let (Object::Mesh(_), Some(first)) = (object, &self.set.mesh) {
-                    return Err((origin, Problem::SecondMesh { first: first.origin.clone() }));
+                    return Err(Box::new((origin, Problem::SecondMesh { first: first.origin.clone() })));
                 }
                 place.insert(origin);
             }

@@ -90,7 +90,10 @@ fn each_output_shows_a_flow_in_its_own_way() {
         "-o json",
         "--json",
     ];
-    let all: Vec<String> = outputs.iter().map(|line| format!("{}\n{}", format!("$ {line}").trim_end(), shown(line, &denied))).collect();
+    let all: Vec<String> = outputs
+        .iter()
+        .map(|line| format!("{}\n{}", format!("$ {line}").trim_end(), shown(line, &denied)))
+        .collect();
     expect_test::expect![[r#"
         $
         12:04:31.882  DENY     out  shop/checkout(256)       → payments/api(257)        10.0.0.2:8080/tcp         curl[4121]            deny-rule payments/from-checkout#only-get (/etc/waxseal/policies/pay.yaml:12:7)
