@@ -11,7 +11,7 @@ use serde_json::Value;
 use waxseal_tests::node::Settings;
 use waxseal_tests::probe::Protocol;
 use waxseal_tests::root;
-use waxseal_tests::stage::{Stage, allow_ingress};
+use waxseal_tests::stage::{Stage, Workload, allow_ingress};
 
 const SOON: Duration = Duration::from_secs(10);
 
@@ -66,7 +66,7 @@ impl Drop for Running {
 }
 
 /// An agent with metrics, and a workload that was let in once and refused once.
-fn agent() -> (Stage, SocketAddr) {
+fn agent() -> (Stage, [Workload; 2], SocketAddr) {
     let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
     let more = format!("metrics: {address}\nmetrics_pairs: 5\n");
     let settings = Settings { more: &more, ..Settings::default() };
@@ -80,13 +80,13 @@ fn agent() -> (Stage, SocketAddr) {
     client.probe.connect(Protocol::Tcp, shut).assert_refused(&["EPERM"], "no rule for this port");
     tap.expect("the denial", SOON, |flow| flow.is("deny"));
     tap.expect("the close", SOON, waxseal_tests::tap::Flow::closes);
-    (stage, address)
+    (stage, [client, server], address)
 }
 
 #[test]
 fn promtool_accepts_the_metrics_the_rules_and_every_question_of_the_dashboard() {
     let Some((_, promtool)) = tools() else { return };
-    let (_stage, address) = agent();
+    let (_stage, _workloads, address) = agent();
     let answer = get(address, "/metrics");
     let (head, body) = answer.split_once("\r\n\r\n").expect("a head and a body");
     assert!(head.contains("text/plain; version=0.0.4"), "{head}");
@@ -152,7 +152,7 @@ fn collect(value: &Value, questions: &mut Vec<String>) {
 #[test]
 fn prometheus_scrapes_the_agent_and_answers_from_it() {
     let Some((prometheus, _)) = tools() else { return };
-    let (stage, address) = agent();
+    let (stage, _workloads, address) = agent();
     let directory = tempfile::tempdir().expect("a directory");
     let config = directory.path().join("prometheus.yaml");
     let rules = deploy("alerts.yaml").canonicalize().expect("the rules");
