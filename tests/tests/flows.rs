@@ -46,7 +46,7 @@ fn flood(caller: &Cgroup, netns: &Netns, role: &str, count: u64, rate: u64) {
 /// Published flows, once there are no more.
 fn published(node: &Node) -> u64 {
     let mut last = u64::MAX;
-    root::wait("the agent has read everything", Duration::from_secs(60), || {
+    root::wait("the agent has read everything", Duration::from_mins(1), || {
         let now = node.status()["taps"]["published"].as_u64()?;
         let quiet = now == last;
         last = now;

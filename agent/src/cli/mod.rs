@@ -130,7 +130,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<Exit> {
     let Cli { common, command } = cli;
     match command {
         Command::Agent(arguments) => agent::run(&common, &arguments),
-        Command::Tap(arguments) => tap::run(&common, *arguments),
+        Command::Tap(arguments) => tap::run(&common, &arguments),
         Command::Status(Output { output }) => status::run(&common, output),
         Command::Doctor(arguments) => doctor::run(&common, &arguments),
         Command::Endpoint(command) => list::endpoints(&common, &command),

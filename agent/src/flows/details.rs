@@ -11,7 +11,7 @@ use super::words::Word as _;
 use super::{End, Flow, Look, Time, bytes};
 
 /// A flow as one long line without the newline: with both ends whole, the proof, the rule's place, the cgroup and the node.
-pub fn wide(flow: &Flow, look: &Look, now: Time) -> String {
+pub fn wide(flow: &Flow, look: Look, now: Time) -> String {
     let mut out = String::with_capacity(400);
     time_column(&mut out, &look.stamp.write(flow.time, now), look);
     verdict_column(&mut out, flow, look);
@@ -47,7 +47,7 @@ pub fn wide(flow: &Flow, look: &Look, now: Time) -> String {
 }
 
 /// The SPIFFE ID where there is one.
-fn name(end: &End, look: &Look) -> String {
+fn name(end: &End, look: Look) -> String {
     match &end.identity.spiffe_id {
         Some(id) if look.names => format!("{id}({})", end.identity.id),
         _ => who(&end.identity, look.names),
@@ -71,7 +71,7 @@ fn milliseconds(us: u32) -> String {
 }
 
 /// A flow as lines of `name: value`, each with its newline.
-pub fn details(flow: &Flow, look: &Look, now: Time) -> String {
+pub fn details(flow: &Flow, look: Look, now: Time) -> String {
     let mut out = String::with_capacity(900);
     let mut field = |name: &str, value: &str| {
         let _infallible = writeln!(out, "{name:>12}: {value}");
@@ -113,14 +113,14 @@ pub fn details(flow: &Flow, look: &Look, now: Time) -> String {
     out
 }
 
-fn cgroup(flow: &Flow, look: &Look) -> String {
+fn cgroup(flow: &Flow, look: Look) -> String {
     match &flow.cgroup.path {
         Some(path) if look.names => format!("{path} ({})", flow.cgroup.id),
         _ => flow.cgroup.id.to_string(),
     }
 }
 
-fn end(field: &mut impl FnMut(&str, &str), name: &str, end: &End, look: &Look) {
+fn end(field: &mut impl FnMut(&str, &str), name: &str, end: &End, look: Look) {
     field(name, &format!("{} {}:{}", who(&end.identity, look.names), ip(end.address), end.port));
     if let Some(id) = end.identity.spiffe_id.as_ref().filter(|_| look.names) {
         field("", id);
@@ -146,9 +146,9 @@ mod tests {
         let failed = FlowEvent { seal: SealState::NoSession as u8, failure: 3, ..denied() };
         let events = [allowed(), denied(), closed(), refused(), sealed, failed];
         let look = Look::default();
-        let mut lines: Vec<String> = events.iter().map(|event| wide(&flow(event), &look, Time(0))).collect();
+        let mut lines: Vec<String> = events.iter().map(|event| wide(&flow(event), look, Time(0))).collect();
         let numbers = Look { names: false, stamp: Stamp::None, ..look };
-        lines.extend(events.iter().map(|event| wide(&flow(event), &numbers, Time(0))));
+        lines.extend(events.iter().map(|event| wide(&flow(event), numbers, Time(0))));
         expect![[r"
             12:04:31.882  ALLOW    out  spiffe://cluster.local/ns/shop/sa/checkout(256) 10.0.0.1:43210  → spiffe://cluster.local/ns/payments/sa/api(257) 10.0.0.2:8080/tcp  curl[4121]            local    allow-rule payments/from-checkout#2  /system.slice/checkout.service  connect4  revision 3  alpha
             12:04:31.882  DENY     out  spiffe://cluster.local/ns/shop/sa/checkout(256) 10.0.0.1:43210  → spiffe://cluster.local/ns/payments/sa/api(257) 10.0.0.2:8080/tcp  curl[4121]            local    deny-rule payments/from-checkout#only-get (/etc/waxseal/policies/pay.yaml:12:7)  /system.slice/checkout.service  connect4  revision 3  alpha
@@ -168,7 +168,7 @@ mod tests {
     #[test]
     fn details_hold_what_there_is() {
         let look = Look { stamp: Stamp::Full, ..Look::default() };
-        let text = [denied(), closed()].map(|event| details(&flow(&event), &look, Time(0))).join("\n");
+        let text = [denied(), closed()].map(|event| details(&flow(&event), look, Time(0))).join("\n");
         expect![[r"
                     time: 2026-05-04T12:04:31.882Z
                  verdict: DENY
@@ -244,6 +244,6 @@ mod tests {
                 revision: 3
                     node: alpha (instance default)
         "]]
-        .assert_eq(&details(&flow(&allowed()), &look, Time(0)));
+        .assert_eq(&details(&flow(&allowed()), look, Time(0)));
     }
 }

@@ -26,15 +26,17 @@ struct Pair {
     source: String,
     destination: String,
     port: u16,
-    #[serde(serialize_with = "shown")]
-    protocol: OrderedProtocol,
+    protocol: Spoken,
 }
 
+/// A protocol by its number, which has an order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-struct OrderedProtocol(u8);
+struct Spoken(u8);
 
-fn shown<S: serde::Serializer>(protocol: &OrderedProtocol, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_str(&Protocol(protocol.0))
+impl Serialize for Spoken {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&Protocol(self.0))
+    }
 }
 
 /// What was seen of a pair.
@@ -99,7 +101,7 @@ impl Counts {
 
 impl Summary {
     /// Counts a flow.
-    pub fn add(&mut self, flow: &Flow, look: &Look) {
+    pub fn add(&mut self, flow: &Flow, look: Look) {
         let end = |end: &super::End| {
             let name = who(&end.identity, look.names);
             // Strangers are told apart by address.
@@ -109,7 +111,7 @@ impl Summary {
             source: end(&flow.source),
             destination: end(&flow.destination),
             port: flow.port,
-            protocol: OrderedProtocol(flow.protocol.0),
+            protocol: Spoken(flow.protocol.0),
         };
         if self.pairs.len() >= PAIRS && !self.pairs.contains_key(&pair) {
             self.rest.add(flow);
@@ -216,9 +218,9 @@ mod tests {
         let mut summary = Summary::default();
         let world = FlowEvent { destination: IdentityId::WORLD, port: 443, ..allowed() };
         for event in [allowed(), closed(), closed(), refused(), world, denied(), denied(), denied()] {
-            summary.add(&flow(&event), &Look::default());
+            summary.add(&flow(&event), Look::default());
         }
-        summary.add(&flow(&FlowEvent { source: IdentityId(300), ..allowed() }), &Look::default());
+        summary.add(&flow(&FlowEvent { source: IdentityId(300), ..allowed() }), Look::default());
         summary.lose(Loss { count: 3, cause: Cause::SlowReader });
         summary
     }
@@ -256,7 +258,7 @@ mod tests {
     fn many_pairs_take_no_more_room_than_the_most() {
         let mut summary = Summary::default();
         for port in 0..=u16::MAX {
-            summary.add(&flow(&FlowEvent { port: port.max(1), ..allowed() }), &Look::default());
+            summary.add(&flow(&FlowEvent { port: port.max(1), ..allowed() }), Look::default());
         }
         assert_eq!(summary.pairs.len(), PAIRS);
         assert_eq!(summary.rest.allowed, 65_536 - PAIRS as u64 - 1);

@@ -120,7 +120,7 @@ impl Desk {
             .max_buf_size(HEAD)
             .serve_connection(TokioIo::new(stream), service);
         if let Ok(Err(error)) = timeout(LIFE, conversation).await {
-            tracing::debug!(%error, "a connection that asks for metrics broke")
+            tracing::debug!(%error, "a connection that asks for metrics broke");
         }
     }
 
