@@ -9,8 +9,9 @@ fn doctor(mesh: &Mesh, address: &str) -> (Option<i32>, serde_json::Value) {
     let output = mesh.nodes[0].node.output(&["doctor", "--peer", address, "-o", "json"]);
     let report: serde_json::Value = serde_json::from_slice(&output.stdout)
         .unwrap_or_else(|error| panic!("{error}: {}", String::from_utf8_lossy(&output.stderr)));
-    let named = report["checks"].as_array().expect("checks").iter();
-    let checks = named.map(|check| (check["name"].as_str().unwrap().to_owned(), check["status"].clone()));
+    let named = report["checks"].as_array().into_iter().flatten();
+    let checks =
+        named.map(|check| (check["name"].as_str().unwrap_or_default().to_owned(), check["status"].clone()));
     (output.status.code(), checks.collect::<serde_json::Map<_, _>>().into())
 }
 
