@@ -170,6 +170,7 @@ mod tests {
         let look = Look { stamp: Stamp::Full, ..Look::default() };
         let text = [denied(), closed()].map(|event| details(&flow(&event), look, Time(0))).join("\n");
         expect![[r"
+            at the margin
                     time: 2026-05-04T12:04:31.882Z
                  verdict: DENY
                direction: egress
@@ -220,13 +221,14 @@ mod tests {
                 revision: 3
                     node: alpha (instance default)
         "]]
-        .assert_eq(&text);
+        .assert_eq(&format!("at the margin\n{text}"));
     }
 
     #[test]
     fn details_without_names_are_numbers() {
         let look = Look { stamp: Stamp::None, names: false, ..Look::default() };
         expect![[r"
+            at the margin
                  verdict: ALLOW
                direction: egress
                   reason: allow-rule
@@ -244,6 +246,6 @@ mod tests {
                 revision: 3
                     node: alpha (instance default)
         "]]
-        .assert_eq(&details(&flow(&allowed()), look, Time(0)));
+        .assert_eq(&format!("at the margin\n{}", details(&flow(&allowed()), look, Time(0))));
     }
 }
