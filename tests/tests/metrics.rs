@@ -24,10 +24,15 @@ fn tools() -> Option<(PathBuf, PathBuf)> {
         let path = std::env::var_os("PATH")?;
         std::env::split_paths(&path).map(|directory| directory.join(name)).find(|path| path.exists())
     };
-    if found("promtool").is_none() {
-        // As root on Debian it is one command away. A service that it brings is not started.
+    // As root on Debian it is one command away, or two on a machine that knows no packages yet. A service that it brings is
+    // not started.
+    let install: &[&str] = &["install", "-y", "-q", "--no-install-recommends", "prometheus"];
+    for arguments in [install, &["update", "-q"], install] {
+        if found("promtool").is_some() {
+            break;
+        }
         let _ = Command::new("apt-get")
-            .args(["install", "-y", "-q", "--no-install-recommends", "prometheus"])
+            .args(arguments)
             .envs([("DEBIAN_FRONTEND", "noninteractive"), ("RUNLEVEL", "1")])
             .stdout(Stdio::null())
             .stderr(Stdio::null())
