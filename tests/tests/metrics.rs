@@ -1,5 +1,8 @@
 //! Debian's prometheus reads what the agent serves, and promtool accepts the dashboard's questions and the alert rules.
 
+#![expect(clippy::expect_used, reason = "a fixture that cannot be made must stop its test and say why")]
+
+use std::fmt::Write as _;
 use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -122,7 +125,7 @@ fn promtool_accepts_the_metrics_the_rules_and_every_question_of_the_dashboard() 
         // Grafana's own variables stand for these.
         let question = question.replace("$__rate_interval", "5m").replace("$instance", ".*");
         let question = serde_json::to_string(&question).expect("text");
-        rules.push_str(&format!("  - record: dashboard:question{number}\n    expr: {question}\n"));
+        let _ = writeln!(rules, "  - record: dashboard:question{number}\n    expr: {question}");
     }
     let path = directory.path().join("dashboard.yaml");
     fs::write(&path, &rules).expect("a file");
@@ -178,7 +181,10 @@ fn prometheus_scrapes_the_agent_and_answers_from_it() {
             .expect("prometheus starts"),
     );
     let ask = |question: &str| -> Option<f64> {
-        let encoded: String = question.bytes().map(|byte| format!("%{byte:02x}")).collect();
+        let encoded = question.bytes().fold(String::new(), |mut out, byte| {
+            let _ = write!(out, "%{byte:02x}");
+            out
+        });
         let stream = TcpStream::connect(web).ok()?;
         drop(stream);
         let answer = get(web, &format!("/api/v1/query?query={encoded}"));

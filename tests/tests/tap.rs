@@ -1,5 +1,7 @@
 //! `waxseal tap` as a person and a script use it: pipes that close, agents that restart, terminals and colours.
 
+#![expect(clippy::expect_used, reason = "a fixture that cannot be made must stop its test and say why")]
+
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -93,7 +95,11 @@ fn outputs_have_no_colour_in_a_pipe_and_have_it_on_a_terminal() {
         String::from_utf8_lossy(&script.output().expect("script runs").stdout).into_owned()
     };
     assert!(terminal(false).contains("\x1b[32mALLOW\x1b[0m"), "{}", terminal(false));
-    assert!(terminal(true).contains("  ALLOW  ") && !terminal(true).contains("\x1b[32m"), "{}", terminal(true));
+    assert!(
+        terminal(true).contains("  ALLOW  ") && !terminal(true).contains("\x1b[32m"),
+        "{}",
+        terminal(true)
+    );
 }
 
 #[test]
@@ -118,7 +124,9 @@ fn a_pipe_that_closes_ends_the_tap_in_silence_and_so_does_an_interrupt() {
         // As `head -n 1` does: one line, and the pipe is closed.
         client.probe.talk(Protocol::Tcp, to);
         let mut line = String::new();
-        BufReader::with_capacity(1, child.stdout.take().expect("piped")).read_line(&mut line).expect("a line");
+        BufReader::with_capacity(1, child.stdout.take().expect("piped"))
+            .read_line(&mut line)
+            .expect("a line");
         let status = root::wait("the tap notices", SOON, || {
             client.probe.talk(Protocol::Tcp, to);
             child.try_wait().expect("our own child")

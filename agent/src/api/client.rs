@@ -114,7 +114,7 @@ impl Client {
 
     /// Opens a tap.
     pub fn tap(self, request: TapRequest) -> Result<Lines, ClientError> {
-        self.send(&Request::Tap(request))?;
+        self.send(&Request::Tap(Box::new(request)))?;
         Ok(Lines { reader: BufReader::with_capacity(256 * 1024, self.0), begun: Vec::new(), patience: None })
     }
 

@@ -108,7 +108,7 @@ impl Desk {
             Request::Explain(question) => {
                 self.try_ask(&mut writer, |reply| Command::Explain { question, reply }).await
             }
-            Request::Tap(request) => self.tap(request, reader, writer).await,
+            Request::Tap(request) => self.tap(*request, reader, writer).await,
         }
     }
 

@@ -26,7 +26,7 @@ pub enum Request {
     /// Answered with a [`super::PolicyReport`].
     Policy,
     /// Answered with flows, one a line, until either side closes.
-    Tap(TapRequest),
+    Tap(Box<TapRequest>),
 }
 
 /// What to do with the node's emergency ceiling: the loosest mode, which holds for every workload.
@@ -142,7 +142,7 @@ mod tests {
             Request::Mode(ModeChange::Ceiling { mode: Mode::Audit }),
             Request::Mode(ModeChange::Reset),
             Request::Explain(question),
-            Request::Tap(tap),
+            Request::Tap(Box::new(tap)),
         ];
         let lines: Vec<String> =
             requests.iter().map(|request| serde_json::to_string(request).unwrap()).collect();

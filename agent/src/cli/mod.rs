@@ -122,7 +122,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<Exit> {
     let Cli { common, command } = cli;
     match command {
         Command::Agent(arguments) => agent::run(&common, &arguments),
-        Command::Tap(arguments) => tap::run(&common, *arguments),
+        Command::Tap(arguments) => tap::run(&common, &arguments),
         Command::Status(Output { output }) => status::run(&common, output),
         Command::Doctor(Output { output }) => doctor::run(&common, output),
         Command::Endpoint(command) => list::endpoints(&common, &command),

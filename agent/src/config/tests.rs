@@ -30,7 +30,7 @@ fn resolved(given: &Given<'_>) -> Result<Resolved, String> {
 fn without_a_word_from_anybody_the_defaults_hold() {
     let Resolved { config, entries } = resolved(&Given::default()).unwrap();
     let shown: Vec<String> = entries.iter().map(|entry| format!("{}={}", entry.key, entry.value)).collect();
-    expect_test::expect![[r#"
+    expect_test::expect![[r"
         instance=default
         cgroup_root=(the cgroup2 mount)
         policies=/etc/waxseal/policies
@@ -51,7 +51,7 @@ fn without_a_word_from_anybody_the_defaults_hold() {
         metrics=127.0.0.1:7462
         metrics_pairs=0
         log=info
-    "#]]
+    "]]
     .assert_eq(&(shown.join("\n") + "\n"));
     assert!(entries.iter().all(|entry| entry.source == Source::Default));
     assert_eq!(config.socket(), Path::new("/run/waxseal/default/agent.sock"));

@@ -11,7 +11,7 @@ use super::words::Word as _;
 use super::{End, Flow, Look, Time, bytes};
 
 /// A flow as one long line without the newline: with both ends whole, the proof, the rule's place, the cgroup and the node.
-pub fn wide(flow: &Flow, look: &Look, now: Time) -> String {
+pub fn wide(flow: &Flow, look: Look, now: Time) -> String {
     let mut out = String::with_capacity(400);
     time_column(&mut out, &look.stamp.write(flow.time, now), look);
     verdict_column(&mut out, flow, look);
@@ -47,7 +47,7 @@ pub fn wide(flow: &Flow, look: &Look, now: Time) -> String {
 }
 
 /// The SPIFFE ID where there is one.
-fn name(end: &End, look: &Look) -> String {
+fn name(end: &End, look: Look) -> String {
     match &end.identity.spiffe_id {
         Some(id) if look.names => format!("{id}({})", end.identity.id),
         _ => who(&end.identity, look.names),
@@ -71,7 +71,7 @@ fn milliseconds(us: u32) -> String {
 }
 
 /// A flow as lines of `name: value`, each with its newline.
-pub fn details(flow: &Flow, look: &Look, now: Time) -> String {
+pub fn details(flow: &Flow, look: Look, now: Time) -> String {
     let mut out = String::with_capacity(900);
     let mut field = |name: &str, value: &str| {
         let _infallible = writeln!(out, "{name:>12}: {value}");
@@ -113,22 +113,22 @@ pub fn details(flow: &Flow, look: &Look, now: Time) -> String {
     out
 }
 
-fn cgroup(flow: &Flow, look: &Look) -> String {
+fn cgroup(flow: &Flow, look: Look) -> String {
     match &flow.cgroup.path {
         Some(path) if look.names => format!("{path} ({})", flow.cgroup.id),
         _ => flow.cgroup.id.to_string(),
     }
 }
 
-fn end(field: &mut impl FnMut(&str, &str), name: &str, end: &End, look: &Look) {
+fn end(field: &mut impl FnMut(&str, &str), name: &str, end: &End, look: Look) {
     field(name, &format!("{} {}:{}", who(&end.identity, look.names), ip(end.address), end.port));
     if let Some(id) = end.identity.spiffe_id.as_ref().filter(|_| look.names) {
-        field("", id);
+        field("SPIFFE ID", id);
     }
     if look.names && !end.identity.labels.is_empty() {
         let labels: Vec<String> =
             end.identity.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
-        field("", &labels.join(","));
+        field("labels", &labels.join(","));
     }
 }
 
@@ -146,10 +146,10 @@ mod tests {
         let failed = FlowEvent { seal: SealState::NoSession as u8, failure: 3, ..denied() };
         let events = [allowed(), denied(), closed(), refused(), sealed, failed];
         let look = Look::default();
-        let mut lines: Vec<String> = events.iter().map(|event| wide(&flow(event), &look, Time(0))).collect();
+        let mut lines: Vec<String> = events.iter().map(|event| wide(&flow(event), look, Time(0))).collect();
         let numbers = Look { names: false, stamp: Stamp::None, ..look };
-        lines.extend(events.iter().map(|event| wide(&flow(event), &numbers, Time(0))));
-        expect![[r#"
+        lines.extend(events.iter().map(|event| wide(&flow(event), numbers, Time(0))));
+        expect![[r"
             12:04:31.882  ALLOW    out  spiffe://cluster.local/ns/shop/sa/checkout(256) 10.0.0.1:43210  → spiffe://cluster.local/ns/payments/sa/api(257) 10.0.0.2:8080/tcp  curl[4121]            local    allow-rule payments/from-checkout#2  /system.slice/checkout.service  connect4  revision 3  alpha
             12:04:31.882  DENY     out  spiffe://cluster.local/ns/shop/sa/checkout(256) 10.0.0.1:43210  → spiffe://cluster.local/ns/payments/sa/api(257) 10.0.0.2:8080/tcp  curl[4121]            local    deny-rule payments/from-checkout#only-get (/etc/waxseal/policies/pay.yaml:12:7)  /system.slice/checkout.service  connect4  revision 3  alpha
             12:05:31.882  CLOSE    out  spiffe://cluster.local/ns/shop/sa/checkout(256) 10.0.0.1:43210  → spiffe://cluster.local/ns/payments/sa/api(257) 10.0.0.2:8080/tcp  curl[4121]            local    sent 1.2 KiB, received 5.4 MiB, 60.000 s under payments/from-checkout#2 (/etc/waxseal/policies/pay.yaml:20:7); packets 40/4021, 3 again, rtt 1.250 ms  /system.slice/checkout.service  connect4  revision 3  alpha
@@ -162,13 +162,13 @@ mod tests {
             FAIL     out  256 10.0.0.1:43210                        → 257 10.0.0.2:8080/tcp                     4121                  local    refused  cgroup 40  sock_ops  revision 3  alpha
             ALLOW    out  256 10.0.0.1:43210                        → 257 10.0.0.2:8080/tcp                     4121                  sealed beta session 9  allow-rule  cgroup 40  connect4  revision 3  alpha
             DENY     out  256 10.0.0.1:43210                        → 257 10.0.0.2:8080/tcp                     4121                  no-session: untrusted  deny-rule  cgroup 40  connect4  revision 3  alpha
-        "#]].assert_eq(&(lines.join("\n") + "\n"));
+        "]].assert_eq(&(lines.join("\n") + "\n"));
     }
 
     #[test]
     fn details_hold_what_there_is() {
         let look = Look { stamp: Stamp::Full, ..Look::default() };
-        let text = [denied(), closed()].map(|event| details(&flow(&event), &look, Time(0))).join("\n");
+        let text = [denied(), closed()].map(|event| details(&flow(&event), look, Time(0))).join("\n");
         expect![[r#"
                     time: 2026-05-04T12:04:31.882Z
                  verdict: DENY
@@ -176,11 +176,11 @@ mod tests {
                   reason: deny-rule
                     rule: payments/from-checkout#only-get (/etc/waxseal/policies/pay.yaml:12:7)
                   source: shop/checkout(256) 10.0.0.1:43210
-                        : spiffe://cluster.local/ns/shop/sa/checkout
-                        : app=checkout
+               SPIFFE ID: spiffe://cluster.local/ns/shop/sa/checkout
+                  labels: app=checkout
              destination: payments/api(257) 10.0.0.2:8080
-                        : spiffe://cluster.local/ns/payments/sa/api
-                        : app=api
+               SPIFFE ID: spiffe://cluster.local/ns/payments/sa/api
+                  labels: app=api
                 protocol: tcp
                     port: 8080
                  process: curl[4121]
@@ -198,11 +198,11 @@ mod tests {
                   reason: allow-rule
                     rule: payments/from-checkout#2 (/etc/waxseal/policies/pay.yaml:20:7)
                   source: shop/checkout(256) 10.0.0.1:43210
-                        : spiffe://cluster.local/ns/shop/sa/checkout
-                        : app=checkout
+               SPIFFE ID: spiffe://cluster.local/ns/shop/sa/checkout
+                  labels: app=checkout
              destination: payments/api(257) 10.0.0.2:8080
-                        : spiffe://cluster.local/ns/payments/sa/api
-                        : app=api
+               SPIFFE ID: spiffe://cluster.local/ns/payments/sa/api
+                  labels: app=api
                 protocol: tcp
                     port: 8080
                  process: curl[4121]
@@ -244,6 +244,6 @@ mod tests {
                 revision: 3
                     node: alpha (instance default)
         "#]]
-        .assert_eq(&details(&flow(&allowed()), &look, Time(0)));
+        .assert_eq(&details(&flow(&allowed()), look, Time(0)));
     }
 }

@@ -13,7 +13,7 @@ use super::{Carried, Ended, Flow, Look, Session, Shown, Time};
 const REST: &str = "VERDICT  DIR  SOURCE                     DESTINATION              ADDRESS                   PROCESS               WHY";
 
 /// Names the columns of [`line()`]. Times are UTC.
-pub fn header(look: &Look) -> String {
+pub fn header(look: Look) -> String {
     let mut out = String::new();
     time_column(&mut out, "TIME", look);
     out + REST
@@ -21,7 +21,7 @@ pub fn header(look: &Look) -> String {
 
 /// A flow as one line without the newline. Columns that overflow push the rest to the right; nothing is cut. `now` is the
 /// time of writing.
-pub fn line(flow: &Flow, look: &Look, now: Time) -> String {
+pub fn line(flow: &Flow, look: Look, now: Time) -> String {
     let mut out = String::with_capacity(180);
     time_column(&mut out, &look.stamp.write(flow.time, now), look);
     verdict_column(&mut out, flow, look);
@@ -35,21 +35,21 @@ pub fn line(flow: &Flow, look: &Look, now: Time) -> String {
     out
 }
 
-pub(super) fn time_column(out: &mut String, text: &str, look: &Look) {
+pub(super) fn time_column(out: &mut String, text: &str, look: Look) {
     if look.stamp.width() > 0 {
         column(out, text, look.stamp.width(), Style::new());
     }
 }
 
 /// The verdict and the side that decided.
-pub(super) fn verdict_column(out: &mut String, flow: &Flow, look: &Look) {
+pub(super) fn verdict_column(out: &mut String, flow: &Flow, look: Look) {
     let shown = flow.shown();
     column(out, shown.word(), 7, if look.colour { style(shown) } else { Style::new() });
     column(out, if flow.direction == Direction::Egress { "out" } else { "in" }, 3, Style::new());
 }
 
 /// `curl[4121]`; the number alone without names.
-pub(super) fn process(flow: &Flow, look: &Look) -> String {
+pub(super) fn process(flow: &Flow, look: Look) -> String {
     match &flow.process {
         None => "-".to_owned(),
         Some(process) if look.names => format!("{}[{}]", process.comm, process.pid),
@@ -69,7 +69,7 @@ fn style(shown: Shown) -> Style {
 
 /// What was carried, for a close; how it failed; else the reason and the rule, with its place when it stands in somebody's
 /// way.
-pub(super) fn why(flow: &Flow, look: &Look) -> String {
+pub(super) fn why(flow: &Flow, look: Look) -> String {
     if let Some(carried) = &flow.carried {
         return carried_in_short(carried, flow.ended);
     }
@@ -140,7 +140,7 @@ mod tests {
     use waxseal_common::verdict::{Reason, Verdict};
 
     fn plain(event: &FlowEvent) -> String {
-        line(&flow(event), &Look::default(), Time(0))
+        line(&flow(event), Look::default(), Time(0))
     }
 
     #[test]
@@ -181,7 +181,7 @@ mod tests {
             },
         ];
         let lines: Vec<String> = events.iter().map(plain).collect();
-        expect![[r#"
+        expect![[r"
             TIME          VERDICT  DIR  SOURCE                     DESTINATION              ADDRESS                   PROCESS               WHY
             12:04:31.882  ALLOW    out  shop/checkout(256)       → payments/api(257)        10.0.0.2:8080/tcp         curl[4121]            allow-rule payments/from-checkout#2
             12:04:31.882  DENY     out  shop/checkout(256)       → payments/api(257)        10.0.0.2:8080/tcp         curl[4121]            deny-rule payments/from-checkout#only-get (/etc/waxseal/policies/pay.yaml:12:7)
@@ -191,7 +191,7 @@ mod tests {
             12:04:31.882  AUDIT    in   world                    → payments/api(257)        10.0.0.2:8080→443/tcp     -                     no-rule-matches payments/from-checkout#only-get (/etc/waxseal/policies/pay.yaml:12:7)
             12:04:31.882  WOULD    out  ?(300)                   → payments/api(257)        [2001:db8::2]:8080/udp    curl[4121]            no-rule-matches
             12:04:31.882  DENY     out  shop/checkout(256)       → payments/api(257)        10.0.0.2/proto/47         \x1b[31mDENY\n[1]     deny-rule payments/from-checkout#only-get (/etc/waxseal/policies/pay.yaml:12:7)
-        "#]].assert_eq(&format!("{}\n{}\n", header(&Look::default()), lines.join("\n")));
+        "]].assert_eq(&format!("{}\n{}\n", header(Look::default()), lines.join("\n")));
     }
 
     #[test]
@@ -214,7 +214,7 @@ mod tests {
     fn colour_changes_no_letter() {
         for event in [allowed(), denied(), closed()] {
             let look = Look { colour: true, ..Look::default() };
-            let coloured = line(&flow(&event), &look, Time(0));
+            let coloured = line(&flow(&event), look, Time(0));
             assert!(coloured.contains('\x1b'));
             assert_eq!(anstream::adapter::strip_str(&coloured).to_string(), plain(&event));
         }
@@ -237,13 +237,12 @@ mod tests {
     #[test]
     fn times_and_names_are_left_out_for_who_asks() {
         let looks = [Stamp::None, Stamp::Full].map(|stamp| Look { stamp, names: false, ..Look::default() });
-        let lines =
-            looks.map(|look| format!("{}\n{}", header(&look), line(&flow(&denied()), &look, Time(0))));
-        expect![[r#"
+        let lines = looks.map(|look| format!("{}\n{}", header(look), line(&flow(&denied()), look, Time(0))));
+        expect![[r"
             VERDICT  DIR  SOURCE                     DESTINATION              ADDRESS                   PROCESS               WHY
             DENY     out  256                      → 257                      10.0.0.2:8080/tcp         4121                  deny-rule
             TIME                      VERDICT  DIR  SOURCE                     DESTINATION              ADDRESS                   PROCESS               WHY
             2026-05-04T12:04:31.882Z  DENY     out  256                      → 257                      10.0.0.2:8080/tcp         4121                  deny-rule
-        "#]].assert_eq(&(lines.join("\n") + "\n"));
+        "]].assert_eq(&(lines.join("\n") + "\n"));
     }
 }

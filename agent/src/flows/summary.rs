@@ -26,15 +26,17 @@ struct Pair {
     source: String,
     destination: String,
     port: u16,
-    #[serde(serialize_with = "shown")]
-    protocol: OrderedProtocol,
+    protocol: Spoken,
 }
 
+/// A protocol by its number, which has an order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-struct OrderedProtocol(u8);
+struct Spoken(u8);
 
-fn shown<S: serde::Serializer>(protocol: &OrderedProtocol, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_str(&Protocol(protocol.0))
+impl Serialize for Spoken {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&Protocol(self.0))
+    }
 }
 
 /// What was seen of a pair.
@@ -99,7 +101,7 @@ impl Counts {
 
 impl Summary {
     /// Counts a flow.
-    pub fn add(&mut self, flow: &Flow, look: &Look) {
+    pub fn add(&mut self, flow: &Flow, look: Look) {
         let end = |end: &super::End| {
             let name = who(&end.identity, look.names);
             // Strangers are told apart by address.
@@ -109,7 +111,7 @@ impl Summary {
             source: end(&flow.source),
             destination: end(&flow.destination),
             port: flow.port,
-            protocol: OrderedProtocol(flow.protocol.0),
+            protocol: Spoken(flow.protocol.0),
         };
         if self.pairs.len() >= PAIRS && !self.pairs.contains_key(&pair) {
             self.rest.add(flow);
@@ -216,9 +218,9 @@ mod tests {
         let mut summary = Summary::default();
         let world = FlowEvent { destination: IdentityId::WORLD, port: 443, ..allowed() };
         for event in [allowed(), closed(), closed(), refused(), world, denied(), denied(), denied()] {
-            summary.add(&flow(&event), &Look::default());
+            summary.add(&flow(&event), Look::default());
         }
-        summary.add(&flow(&FlowEvent { source: IdentityId(300), ..allowed() }), &Look::default());
+        summary.add(&flow(&FlowEvent { source: IdentityId(300), ..allowed() }), Look::default());
         summary.lose(Loss { count: 3, cause: Cause::SlowReader });
         summary
     }
@@ -228,7 +230,7 @@ mod tests {
         let mut summary = filled();
         let first = summary.table(2, Duration::from_secs(2));
         let second = summary.table(9, Duration::from_secs(2));
-        expect![[r#"
+        expect![[r"
                 ALLOW   REPORT     DENY    FAIL     PER S       SENT   RECEIVED  WHO
                     1        0        3       1       2.0    2.4 KiB   10.8 MiB  shop/checkout(256) → payments/api(257):8080/tcp
                     1        0        0       0       0.5        0 B        0 B  ?(300) 10.0.0.1 → payments/api(257):8080/tcp
@@ -240,7 +242,7 @@ mod tests {
                     1        0        0       0       0.0        0 B        0 B  ?(300) 10.0.0.1 → payments/api(257):8080/tcp
                     1        0        0       0       0.0        0 B        0 B  shop/checkout(256) → world 10.0.0.2:443/tcp
             … 3 events lost (slow reader)
-        "#]].assert_eq(&format!("{first}\n{second}"));
+        "]].assert_eq(&format!("{first}\n{second}"));
     }
 
     #[test]
@@ -256,7 +258,7 @@ mod tests {
     fn many_pairs_take_no_more_room_than_the_most() {
         let mut summary = Summary::default();
         for port in 0..=u16::MAX {
-            summary.add(&flow(&FlowEvent { port: port.max(1), ..allowed() }), &Look::default());
+            summary.add(&flow(&FlowEvent { port: port.max(1), ..allowed() }), Look::default());
         }
         assert_eq!(summary.pairs.len(), PAIRS);
         assert_eq!(summary.rest.allowed, 65_536 - PAIRS as u64 - 1);

@@ -56,7 +56,9 @@ fn what_was_written_is_found_as_it_was() {
     let sealed = FlowEvent { seal: SealState::Wire as u8, session: 9, ..allowed() };
     let events = [allowed(), denied(), closed(), refused(), sealed];
     let mut writer = Writer::open(path.clone(), LIMITS).unwrap();
-    events.iter().for_each(|event| write(&mut writer, event));
+    for event in &events {
+        write(&mut writer, event);
+    }
     assert!(find(&writer, &Filter::default(), Want::All).0.is_empty(), "nothing is on disk yet");
     writer.flush();
     let expected: Vec<Flow> = events.iter().map(flow).collect();

@@ -15,7 +15,7 @@ const FOLLOWED: usize = 8;
 #[derive(Debug)]
 pub(super) struct Pairs {
     shown: usize,
-    pairs: HashMap<(String, String), Counts>,
+    seen: HashMap<(String, String), Counts>,
     rest: Counts,
 }
 
@@ -40,25 +40,25 @@ impl Counts {
 
 impl Pairs {
     pub(super) fn new(shown: usize) -> Self {
-        Self { shown, pairs: HashMap::new(), rest: Counts::default() }
+        Self { shown, seen: HashMap::new(), rest: Counts::default() }
     }
 
     pub(super) fn see(&mut self, flow: &Flow) {
         if matches!(flow.kind, Kind::Closed | Kind::Failed) {
             return;
         }
-        let full = self.pairs.len() >= self.shown * FOLLOWED;
+        let full = self.seen.len() >= self.shown * FOLLOWED;
         let pair = (flow.source.identity.name.clone(), flow.destination.identity.name.clone());
-        match self.pairs.get_mut(&pair) {
+        match self.seen.get_mut(&pair) {
             Some(counts) => counts.see(flow.verdict),
             None if full => self.rest.see(flow.verdict),
-            None => self.pairs.entry(pair).or_default().see(flow.verdict),
+            None => self.seen.entry(pair).or_default().see(flow.verdict),
         }
     }
 
     /// The busiest, and all others together as `other`.
     pub(super) fn family(&self) -> Family {
-        let mut sorted: Vec<_> = self.pairs.iter().collect();
+        let mut sorted: Vec<_> = self.seen.iter().collect();
         sorted.sort_by(|(a, x), (b, y)| y.all().cmp(&x.all()).then_with(|| a.cmp(b)));
         let mut family = Family::counter(
             "pairs",

@@ -119,9 +119,8 @@ impl Desk {
             .header_read_timeout(PATIENCE)
             .max_buf_size(HEAD)
             .serve_connection(TokioIo::new(stream), service);
-        match timeout(LIFE, conversation).await {
-            Ok(Err(error)) => tracing::debug!(%error, "a connection that asks for metrics broke"),
-            Ok(Ok(())) | Err(_) => {}
+        if let Ok(Err(error)) = timeout(LIFE, conversation).await {
+            tracing::debug!(%error, "a connection that asks for metrics broke");
         }
     }
 

@@ -57,8 +57,11 @@ pub(super) struct Running {
     thread: Option<JoinHandle<()>>,
 }
 
+/// The thread, and the hub's way to it.
+type Started = (Running, Box<dyn Archive>);
+
 /// Starts keeping flows, where the configuration wants it. A history that cannot be kept is no reason not to guard.
-pub(super) fn start(config: &Config) -> Result<Option<(Running, Box<dyn Archive>)>, Error> {
+pub(super) fn start(config: &Config) -> Result<Option<Started>, Error> {
     let Some(bytes) = config.history else { return Ok(None) };
     let limits = Limits { bytes, age: config.history_age };
     match Writer::open(config.state.join("flows"), limits) {
@@ -70,7 +73,7 @@ pub(super) fn start(config: &Config) -> Result<Option<(Running, Box<dyn Archive>
     }
 }
 
-fn spawn(writer: Writer) -> io::Result<(Running, Box<dyn Archive>)> {
+fn spawn(writer: Writer) -> io::Result<Started> {
     let (inbox, messages) = channel();
     let shared = Arc::new(Shared { state: Mutex::new(writer.state()), ..Shared::default() });
     let own = Arc::clone(&shared);
@@ -114,7 +117,9 @@ fn work(mut writer: Writer, messages: &Receiver<Message>, shared: &Shared) {
         waits |= received.is_ok();
         match received {
             Ok(Message::Flows(flows)) => {
-                flows.iter().for_each(|(event, flow)| writer.write(event, flow));
+                for (event, flow) in &flows {
+                    writer.write(event, flow);
+                }
                 shared.waiting.fetch_sub(flows.len() as u64, Relaxed);
             }
             Ok(Message::Lost(loss)) => writer.lose(loss),

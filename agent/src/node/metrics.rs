@@ -67,7 +67,7 @@ impl Node for Asking {
             let stopping = || "the agent is stopping".to_owned();
             self.commands.send(Command::Status(reply)).await.map_err(|_closed| stopping())?;
             let report = answer.await.map_err(|_closed| stopping())?;
-            let facts = self.from_report(report);
+            let facts = self.gather(report);
             *last = Some((Instant::now(), facts.clone()));
             Ok(facts)
         })
@@ -75,7 +75,7 @@ impl Node for Asking {
 }
 
 impl Asking {
-    fn from_report(&self, report: StatusReport) -> Facts {
+    fn gather(&self, report: StatusReport) -> Facts {
         let counters = Counter::ALL
             .iter()
             .filter_map(|counter| Some((*counter, *report.counters.get(counter.as_str())?)))

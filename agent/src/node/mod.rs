@@ -166,8 +166,8 @@ async fn serve(config: Config) -> Result<(), Error> {
         .map_err(Error::Start)?;
     started.await.unwrap_or_else(|_| Err(Error::Start(io::Error::other("the control thread ended"))))?;
 
-    let drain =
-        tokio::spawn(rings::drain(flows, denials, polling, names, Arc::clone(&hub), metrics, refuse, look));
+    let desk = rings::Desk { names, hub: Arc::clone(&hub), metrics, refuse, look };
+    let drain = tokio::spawn(rings::drain(flows, denials, polling, desk));
     let log = tokio::spawn(rings::log(log));
     let answer = tokio::spawn(server.serve(hub, commands));
     datapath::trim_memory();

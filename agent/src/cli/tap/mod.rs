@@ -14,7 +14,7 @@ pub(super) use arguments::Arguments;
 use follow::{Follow, Stopped};
 use render::{Render, Sink};
 
-pub(super) fn run(common: &Common, arguments: Arguments) -> anyhow::Result<Exit> {
+pub(super) fn run(common: &Common, arguments: &Arguments) -> anyhow::Result<Exit> {
     let started = Time::now();
     let config = common.configuration()?;
     let stdout = io::stdout();

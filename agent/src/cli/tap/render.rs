@@ -25,12 +25,12 @@ pub(super) struct Render {
 
 impl Render {
     /// Whether the agent's own lines are what is asked for.
-    const fn is_verbatim(&self) -> bool {
+    const fn is_verbatim(self) -> bool {
         matches!(self.format, Format::Json) && !self.summary
     }
 
     /// A line of the agent, with its newline.
-    pub(super) fn show(&self, text: &str, now: Time) -> String {
+    pub(super) fn show(self, text: &str, now: Time) -> String {
         if self.is_verbatim() {
             return format!("{text}\n");
         }
@@ -42,11 +42,11 @@ impl Render {
         }
     }
 
-    fn flow(&self, flow: &Flow, now: Time) -> String {
+    fn flow(self, flow: &Flow, now: Time) -> String {
         match self.format {
-            Format::Dict => format!("{}\n", details(flow, &self.look, now)),
-            Format::Wide => format!("{}\n", wide(flow, &self.look, now)),
-            Format::Compact | Format::Json => format!("{}\n", line(flow, &self.look, now)),
+            Format::Dict => format!("{}\n", details(flow, self.look, now)),
+            Format::Wide => format!("{}\n", wide(flow, self.look, now)),
+            Format::Compact | Format::Json => format!("{}\n", line(flow, self.look, now)),
         }
     }
 }
@@ -67,7 +67,7 @@ impl<W: Write> Sink<W> {
     /// What stands above the lines.
     pub(super) fn begin(&mut self) -> io::Result<()> {
         if self.render.terminal && self.render.format == Format::Compact && !self.render.summary {
-            writeln!(self.out, "{}", header(&self.render.look))?;
+            writeln!(self.out, "{}", header(self.render.look))?;
         }
         self.out.flush()
     }
@@ -83,7 +83,7 @@ impl<W: Write> Sink<W> {
             return self.out.write_all(self.render.show(text, Time::now()).as_bytes());
         }
         match read(text) {
-            Ok(Line::Flow(flow)) => self.summary.add(&flow, &self.render.look),
+            Ok(Line::Flow(flow)) => self.summary.add(&flow, self.render.look),
             Ok(Line::Lost(loss)) => self.summary.lose(loss),
             // What cannot be read cannot be counted.
             Err(_unknown) => {}

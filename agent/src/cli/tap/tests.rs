@@ -90,30 +90,35 @@ fn each_output_shows_a_flow_in_its_own_way() {
         "-o json",
         "--json",
     ];
-    let all: Vec<String> = outputs.iter().map(|line| format!("$ {line}\n{}", shown(line, &denied))).collect();
+    let all: Vec<String> = outputs
+        .iter()
+        .map(|line| {
+            format!("$ tap {}\n{}", if line.is_empty() { "(as it is)" } else { line }, shown(line, &denied))
+        })
+        .collect();
     expect_test::expect![[r#"
-        $ 
+        $ tap (as it is)
         12:04:31.882  DENY     out  shop/checkout(256)       → payments/api(257)        10.0.0.2:8080/tcp         curl[4121]            deny-rule payments/from-checkout#only-get (/etc/waxseal/policies/pay.yaml:12:7)
-        $ -o compact --time rfc3339
+        $ tap -o compact --time rfc3339
         2026-05-04T12:04:31.882Z  DENY     out  shop/checkout(256)       → payments/api(257)        10.0.0.2:8080/tcp         curl[4121]            deny-rule payments/from-checkout#only-get (/etc/waxseal/policies/pay.yaml:12:7)
-        $ -o compact --time ago --no-names
+        $ tap -o compact --time ago --no-names
          28.1s ago  DENY     out  256                      → 257                      10.0.0.2:8080/tcp         4121                  deny-rule
-        $ -o wide
+        $ tap -o wide
         12:04:31.882  DENY     out  spiffe://cluster.local/ns/shop/sa/checkout(256) 10.0.0.1:43210  → spiffe://cluster.local/ns/payments/sa/api(257) 10.0.0.2:8080/tcp  curl[4121]            local    deny-rule payments/from-checkout#only-get (/etc/waxseal/policies/pay.yaml:12:7)  /system.slice/checkout.service  connect4  revision 3  alpha
-        $ -o wide --no-names --time none
+        $ tap -o wide --no-names --time none
         DENY     out  256 10.0.0.1:43210                        → 257 10.0.0.2:8080/tcp                     4121                  local    deny-rule  cgroup 40  connect4  revision 3  alpha
-        $ -o dict --time unix
+        $ tap -o dict --time unix
                 time: 1777896271.882
              verdict: DENY
            direction: egress
               reason: deny-rule
                 rule: payments/from-checkout#only-get (/etc/waxseal/policies/pay.yaml:12:7)
               source: shop/checkout(256) 10.0.0.1:43210
-                    : spiffe://cluster.local/ns/shop/sa/checkout
-                    : app=checkout
+           SPIFFE ID: spiffe://cluster.local/ns/shop/sa/checkout
+              labels: app=checkout
          destination: payments/api(257) 10.0.0.2:8080
-                    : spiffe://cluster.local/ns/payments/sa/api
-                    : app=api
+           SPIFFE ID: spiffe://cluster.local/ns/payments/sa/api
+              labels: app=api
             protocol: tcp
                 port: 8080
              process: curl[4121]
@@ -125,9 +130,9 @@ fn each_output_shows_a_flow_in_its_own_way() {
             revision: 3
                 node: alpha (instance default)
 
-        $ -o json
+        $ tap -o json
         {"v":1,"time":"2026-05-04T12:04:31.882Z","kind":"denied","verdict":"deny","direction":"egress","reason":"deny-rule","rule":{"policy":"payments/from-checkout","rule":"only-get","origin":"/etc/waxseal/policies/pay.yaml:12:7"},"source":{"identity":256,"name":"shop/checkout","spiffe_id":"spiffe://cluster.local/ns/shop/sa/checkout","labels":{"app":"checkout"},"address":"10.0.0.1","port":43210},"destination":{"identity":257,"name":"payments/api","spiffe_id":"spiffe://cluster.local/ns/payments/sa/api","labels":{"app":"api"},"address":"10.0.0.2","port":8080},"protocol":"tcp","port":8080,"process":{"pid":4121,"comm":"curl"},"cgroup":{"id":40,"path":"/system.slice/checkout.service"},"netns":4026531840,"cookie":77,"hook":"connect4","sealed":true,"seal":"local","revision":3,"node":"alpha","instance":"default"}
-        $ --json
+        $ tap --json
         {"v":1,"time":"2026-05-04T12:04:31.882Z","kind":"denied","verdict":"deny","direction":"egress","reason":"deny-rule","rule":{"policy":"payments/from-checkout","rule":"only-get","origin":"/etc/waxseal/policies/pay.yaml:12:7"},"source":{"identity":256,"name":"shop/checkout","spiffe_id":"spiffe://cluster.local/ns/shop/sa/checkout","labels":{"app":"checkout"},"address":"10.0.0.1","port":43210},"destination":{"identity":257,"name":"payments/api","spiffe_id":"spiffe://cluster.local/ns/payments/sa/api","labels":{"app":"api"},"address":"10.0.0.2","port":8080},"protocol":"tcp","port":8080,"process":{"pid":4121,"comm":"curl"},"cgroup":{"id":40,"path":"/system.slice/checkout.service"},"netns":4026531840,"cookie":77,"hook":"connect4","sealed":true,"seal":"local","revision":3,"node":"alpha","instance":"default"}
     "#]].assert_eq(&all.concat());
 }

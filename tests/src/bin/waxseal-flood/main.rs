@@ -168,7 +168,7 @@ fn measure(events: u64, rate: u64, tap: bool) -> Row {
 /// Waits until nothing is published any more; what the ring has lost.
 fn settle(node: &Node) -> u64 {
     let mut last = u64::MAX;
-    root::wait("the agent has read everything", Duration::from_secs(60), || {
+    root::wait("the agent has read everything", Duration::from_mins(1), || {
         let now = node.status()["taps"]["published"].as_u64()?;
         let quiet = now == last;
         last = now;

@@ -58,7 +58,7 @@ impl Reader {
 
     /// Waits until everything that was published has come, or was told as lost.
     pub(crate) fn finish(mut self, published: u64) -> Seen {
-        root::wait("the tap has said everything", Duration::from_secs(60), || {
+        root::wait("the tap has said everything", Duration::from_mins(1), || {
             let told = self.counts.delivered.load(Relaxed) + self.counts.slow.load(Relaxed);
             (told >= published).then_some(())
         });
