@@ -65,6 +65,7 @@ fn every_number_has_its_word() {
         assert_eq!(*state as usize, place);
         assert_eq!(SealState::from_byte(place as u8), Some(*state));
     }
+    assert!(Failure::ALL.len() <= 16, "a connection keeps it in four bits");
     for (place, failure) in Failure::ALL.iter().enumerate() {
         assert_eq!(*failure as usize, place);
         assert_eq!(Failure::from_byte(place as u8), Some(*failure));

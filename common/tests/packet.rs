@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 use waxseal_common::ids::IdentityId;
-use waxseal_common::packet::{EXTENSION_HEADERS, ParseError, ip, ports, seal_option, tcp};
+use waxseal_common::packet::{EXTENSION_HEADERS, ParseError, cuts_tcp_header, ip, ports, seal_option, tcp};
 use waxseal_common::seal::{SealKey, seal, verify};
 use zerocopy::IntoBytes as _;
 
@@ -146,4 +146,65 @@ proptest! {
         let option = seal_option(&segment[..], 0, &head).unwrap();
         prop_assert!(verify(&KEY, &option, isn, 0).is_none());
     }
+}
+
+/// An IPv4 fragment of a TCP segment: its offset in bytes, whether more follow, and the flag byte at its place.
+fn fragment4(offset: u16, more: bool, flags: u8, length: usize) -> Vec<u8> {
+    let field = (offset / 8) | if more { 0x2000 } else { 0 };
+    let total = (20 + length) as u16;
+    let mut packet = vec![0x45, 0, 0, 0, 0, 0, 0, 0, 64, 6, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2];
+    packet[2..4].copy_from_slice(&total.to_be_bytes());
+    packet[6..8].copy_from_slice(&field.to_be_bytes());
+    packet.resize(20 + length, 0);
+    if length > 13 {
+        packet[33] = flags;
+    }
+    packet
+}
+
+/// The same over IPv6, behind one chain of destination options.
+fn fragment6(offset: u16, more: bool, flags: u8, length: usize) -> Vec<u8> {
+    let mut packet = vec![0u8; 40];
+    packet[0] = 6 << 4;
+    packet[4..6].copy_from_slice(&((16 + length) as u16).to_be_bytes());
+    packet[6] = 60;
+    packet.extend([44, 0, 0, 0, 0, 0, 0, 0]);
+    packet.extend([6, 0]);
+    packet.extend((offset | u16::from(more)).to_be_bytes());
+    packet.extend([0; 4]);
+    let transport = packet.len();
+    packet.resize(transport + length, 0);
+    if length > 13 {
+        packet[transport + 13] = flags;
+    }
+    packet
+}
+
+#[test]
+fn fragments_that_cut_a_tcp_header_are_told_from_the_others() {
+    const SYN: u8 = 2;
+    const ACK: u8 = 16;
+    for (offset, more, flags, length, cuts) in [
+        (0, false, SYN, 60, false), // no fragment at all
+        (0, true, SYN, 1400, true), // a SYN that goes on
+        (0, true, ACK, 1400, false),
+        (0, true, ACK, 56, true), // the header may end in the next one
+        (0, true, ACK, 8, true),
+        (8, true, 0, 64, true),
+        (56, false, 0, 64, true),
+        (64, false, 0, 64, false), // past the longest header
+        (1400, false, 0, 64, false),
+    ] {
+        let case = format!("offset {offset} more {more} flags {flags} length {length}");
+        for packet in [fragment4(offset, more, flags, length), fragment6(offset, more, flags, length)] {
+            assert_eq!(cuts_tcp_header(packet.as_slice()), cuts, "{case}: {packet:02x?}");
+            // Whatever is missing, it ends.
+            for end in 0..packet.len().min(80) {
+                let _ = cuts_tcp_header(&packet[..end]);
+            }
+        }
+    }
+    let mut datagram = fragment4(8, true, 0, 64);
+    datagram[9] = 17;
+    assert!(!cuts_tcp_header(datagram.as_slice()), "datagrams are not looked at");
 }

@@ -134,7 +134,7 @@ pub(crate) fn record(record: &Connection, chapter: &Chapter, ending: Option<&End
         hook: *hook as u8,
         flags: if sealed { *flags | FlowEvent::SEALED } else { *flags },
         seal: seal(record) as u8,
-        failure: 0,
+        failure: record.flags >> Connection::FAILURE_SHIFT,
         session: record.session,
         packets_sent: nothing,
         packets_received: nothing,

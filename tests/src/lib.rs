@@ -10,12 +10,20 @@
 //! * [`node`], [`tap`]: an agent, its files, what it says.
 //! * [`stage`]: all of it put together for one test.
 //! * [`packet`]: packets that no honest kernel would send.
+//! * [`network`]: places for several nodes, joined by a router.
+//! * [`authority`], [`mesh`]: several nodes that trust one authority.
+//! * [`capture`], [`middle`]: whoever stands between two nodes, sees each frame and changes it.
 
 #![forbid(unsafe_code)]
 #![expect(clippy::expect_used, reason = "a fixture that cannot be made must stop its test and say why")]
 
+pub mod authority;
+pub mod capture;
 pub mod cgroup;
+pub mod mesh;
+pub mod middle;
 pub mod netns;
+pub mod network;
 pub mod node;
 pub mod packet;
 pub mod probe;

@@ -57,6 +57,17 @@ impl Netns {
         root::run("nsenter", &[&format!("--net={}", self.path().display()), "sh", "-c", &script]);
     }
 
+    /// A counter of `/proc/net/snmp`: `Tcp`, `InCsumErrors`.
+    pub fn counter(&self, protocol: &str, name: &str) -> u64 {
+        let net = format!("--net={}", self.path().display());
+        let table = root::run("nsenter", &[&net, "cat", "/proc/self/net/snmp"]);
+        let head = format!("{protocol}: ");
+        let mut rows = table.lines().filter_map(|line| line.strip_prefix(&head));
+        let (names, values) = (rows.next().unwrap_or_default(), rows.next().unwrap_or_default());
+        let place = names.split(' ').position(|word| word == name).expect("the kernel counts it");
+        values.split(' ').nth(place).and_then(|value| value.parse().ok()).expect("a number")
+    }
+
     /// Feeds a rule set to `nft` inside the namespace.
     pub fn nft(&self, rules: &str) {
         let mut child = Command::new("nsenter")

@@ -12,6 +12,7 @@ use std::time::Duration;
 use serde_json::Value;
 use tempfile::TempDir;
 
+use crate::netns::Netns;
 use crate::root;
 use crate::tap::Tap;
 
@@ -41,6 +42,7 @@ impl Default for Settings<'_> {
 pub struct Node {
     instance: String,
     directory: TempDir,
+    netns: Option<PathBuf>,
     child: Option<Child>,
     installed: bool,
 }
@@ -61,10 +63,15 @@ impl Node {
             // Agents of tests run beside each other, and there is one port of that number.
             text.push_str("metrics: off\n");
         }
-        let _ = write!(text, "mode: {mode}\ngrace: {grace}\nlog: debug\n{more}");
+        let _ = write!(text, "mode: {mode}\ngrace: {grace}\nlog: info,waxseal=debug\n{more}");
         write_private(&directory.path().join("agent.yaml"), &text);
         fs::create_dir(directory.path().join("policies")).expect("a directory for policies");
-        Self { instance, directory, child: None, installed: false }
+        Self { instance, directory, netns: None, child: None, installed: false }
+    }
+
+    /// Lets the agent run in a network namespace: a node of its own.
+    pub fn live_in(&mut self, netns: &Netns) {
+        self.netns = Some(netns.path());
     }
 
     /// Adds a line to the configuration, for the next start.
@@ -72,6 +79,16 @@ impl Node {
         let path = self.path("agent.yaml");
         let text = fs::read_to_string(&path).expect("our own file");
         write_private(&path, &format!("{text}\n{line}\n"));
+    }
+
+    /// Gives a key of the configuration a value, instead of the one that it has, for the next start.
+    pub fn set(&self, key: &str, value: &str) {
+        let path = self.path("agent.yaml");
+        let text = fs::read_to_string(&path).expect("our own file");
+        let head = format!("{key}:");
+        let others: String =
+            text.lines().filter(|line| !line.starts_with(&head)).flat_map(|line| [line, "\n"]).collect();
+        write_private(&path, &format!("{others}{key}: {value}\n"));
     }
 
     /// The name of this agent.
@@ -89,14 +106,20 @@ impl Node {
         Path::new("/sys/fs/bpf/waxseal").join(&self.instance)
     }
 
+    /// The directory of the pins of the map layout in use: the newest there is.
+    pub fn layout_pins(&self) -> PathBuf {
+        let entries = fs::read_dir(self.pins()).expect("the agent has pinned its maps");
+        entries.flatten().map(|entry| entry.path()).max().expect("a layout has a directory")
+    }
+
     /// The process number of the running agent.
     pub fn pid(&self) -> u32 {
         self.child.as_ref().expect("the agent was started").id()
     }
 
-    /// A command of `waxseal` for this agent.
+    /// A command of `waxseal` for this agent, where the agent lives.
     pub fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(root::program("waxseal"));
+        let mut command = root::enter(self.netns.as_deref(), &root::program("waxseal"));
         command.args(arguments).arg("--config").arg(self.path("agent.yaml")).stdin(Stdio::null());
         command
     }
@@ -123,6 +146,11 @@ impl Node {
     /// Starts the agent and waits until it answers.
     pub fn start(&mut self) {
         self.launch();
+        self.await_start();
+    }
+
+    /// Waits until the launched agent answers.
+    pub fn await_start(&mut self) {
         root::wait("the agent answers", PATIENCE, || {
             if let Some(status) = self.child.as_mut().and_then(|child| child.try_wait().ok().flatten()) {
                 panic!("the agent ended at once: {status}\n{}", self.log());
@@ -249,6 +277,13 @@ impl Node {
         self.status()["counters"][name].as_u64().unwrap_or_else(|| panic!("no counter {name}"))
     }
 
+    /// Resident memory of the running agent.
+    pub fn resident_kib(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("the agent runs");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a process has a size");
+        line.trim().trim_end_matches(" kB").parse().expect("a number of KiB")
+    }
+
     /// Removes every pin. The agent must not run.
     pub fn uninstall(&mut self) -> Output {
         let output = self.output(&["uninstall"]);
@@ -274,7 +309,7 @@ impl Drop for Node {
 }
 
 /// Writes a file that nobody else can change, as the agent demands.
-fn write_private(path: &Path, text: &str) {
+pub(crate) fn write_private(path: &Path, text: &str) {
     fs::write(path, text).unwrap_or_else(|error| panic!("write {}: {error}", path.display()));
     fs::set_permissions(path, fs::Permissions::from_mode(0o600)).expect("our own file");
 }

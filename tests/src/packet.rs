@@ -123,6 +123,16 @@ pub fn fragment(header: &[u8], offset: usize, data: &[u8], more: bool) -> Vec<u8
     piece
 }
 
+/// The same IPv4 packet with a right header checksum.
+pub fn whole_header(packet: &[u8]) -> Vec<u8> {
+    let mut packet = packet.to_vec();
+    let length = usize::from(packet[0] & 15) * 4;
+    packet[10..12].fill(0);
+    let sum = checksum(&packet[..length], 0);
+    packet[10..12].copy_from_slice(&sum.to_be_bytes());
+    packet
+}
+
 /// Puts an IPv4 packet on an Ethernet wire.
 pub fn frame(to: [u8; 6], from: [u8; 6], packet: &[u8]) -> Vec<u8> {
     [&to[..], &from[..], &[8, 0], packet].concat()
@@ -152,17 +162,20 @@ fn short(length: usize) -> [u8; 2] {
 }
 
 fn pseudo_header(source: Ipv4Addr, destination: Ipv4Addr, length: usize) -> u32 {
-    let words = [source.octets(), destination.octets()].concat();
-    let addresses: u32 = words.chunks(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]]))).sum();
-    addresses + 6 + u32::try_from(length).unwrap_or(0)
+    sum_of(&source.octets()) + sum_of(&destination.octets()) + 6 + u32::try_from(length).unwrap_or(0)
+}
+
+/// The sum of all 16-bit words; an odd last byte counts as the high one.
+pub(crate) fn sum_of(bytes: &[u8]) -> u32 {
+    bytes
+        .chunks(2)
+        .map(|pair| u32::from(u16::from_be_bytes([pair[0], pair.get(1).copied().unwrap_or(0)])))
+        .sum()
 }
 
 /// The Internet checksum (RFC 1071).
-fn checksum(bytes: &[u8], start: u32) -> u16 {
-    let mut sum = start;
-    for pair in bytes.chunks(2) {
-        sum += u32::from(u16::from_be_bytes([pair[0], pair.get(1).copied().unwrap_or(0)]));
-    }
+pub(crate) fn checksum(bytes: &[u8], start: u32) -> u16 {
+    let mut sum = start + sum_of(bytes);
     while sum > 0xffff {
         sum = (sum & 0xffff) + (sum >> 16);
     }

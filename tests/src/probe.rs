@@ -137,6 +137,8 @@ pub enum Request {
     SavedSyn { handle: Handle },
     /// Ask for IPv4 options in every packet of a socket.
     IpOptions { handle: Handle, data: Vec<u8> },
+    /// Set any option of a socket.
+    SetOption { handle: Handle, level: i32, name: i32, data: Vec<u8> },
     /// Send finished IPv4 packets through a raw socket (`IP_HDRINCL`), then collect the TCP heads that come back to a port
     /// (0: to any).
     RawPackets { packets: Vec<Vec<u8>>, listen_port: u16, milliseconds: u64 },
@@ -153,6 +155,8 @@ pub enum Request {
     },
     /// Try forbidden things in threads until told to stop. Answers `handle`.
     Hammer { targets: Vec<Target>, milliseconds: u64 },
+    /// Open connections one after the other, so many a second, each with an echo, until told to stop. Answers `handle`.
+    Dial { targets: Vec<Target>, per_second: u32 },
     /// Hold connections and ping over each of them until told to stop. Answers `handle`.
     Hold { targets: Vec<Target>, every_milliseconds: u64 },
     /// What a hammer or a holder has counted; ends it.
@@ -205,7 +209,7 @@ impl Segment {
 pub struct Reply {
     /// The name of the error, for example `EPERM`; `TIMEOUT` when the test's own patience ended.
     pub errno: Option<String>,
-    /// How long the system call took.
+    /// How long the system call took; of a dialler the longest.
     pub micros: u64,
     /// The socket, hammer or holder that was made.
     pub handle: Option<Handle>,
@@ -213,7 +217,7 @@ pub struct Reply {
     pub address: Option<SocketAddr>,
     /// Attempts, connections or datagrams.
     pub count: u64,
-    /// Hammer: attempts that got through. Holder: pings that failed.
+    /// Hammer: attempts that got through. Holder: pings that failed. Dialler: connections that failed.
     pub bad: u64,
     /// Bytes seen.
     pub bytes: u64,

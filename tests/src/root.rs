@@ -1,6 +1,6 @@
 //! Who may run these tests, unique names, and the other programs of the build.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
@@ -33,6 +33,14 @@ pub fn program(name: &str) -> PathBuf {
         this.ancestors().skip(1).take(2).map(|directory| directory.join(name)).find(|path| path.is_file());
     found
         .unwrap_or_else(|| panic!("{name} is not built: run `cargo build -p waxseal -p waxseal-tests` first"))
+}
+
+/// A command for a program, in a network namespace if one is given. The process is the program itself, not its starter.
+pub fn enter(netns: Option<&Path>, program: &Path) -> Command {
+    let Some(netns) = netns else { return Command::new(program) };
+    let mut command = Command::new("nsenter");
+    command.arg(format!("--net={}", netns.display())).arg("--").arg(program);
+    command
 }
 
 /// Runs a program to its end and returns what it wrote; stops the test when it fails.

@@ -67,6 +67,18 @@ impl Stage {
         Self { node, cgroup, documents: String::new() }
     }
 
+    /// The same for a node with a namespace of its own.
+    pub fn idle_in(label: &str, settings: Settings<'_>, netns: &Netns) -> Self {
+        let mut stage = Self::idle(label, settings);
+        stage.node.live_in(netns);
+        stage
+    }
+
+    /// Writes the `Workload` documents of everything made until now, for the agent's next start or look.
+    pub fn write_documents(&self) {
+        self.node.write("workloads.yaml", &self.documents);
+    }
+
     /// A workload whose document is not written to the policies yet: see [`Stage::documents`].
     pub fn workload(&mut self, name: &str, netns: Option<&Netns>) -> Workload {
         // In a directory of their own: what is below it is expected to be a workload (see `managed` in the agent).

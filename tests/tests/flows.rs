@@ -1,7 +1,7 @@
 //! What is told of connections is complete: every event is delivered or counted as lost, and says the truth about bytes,
 //! packets and ends.
 
-#![expect(clippy::expect_used, reason = "a fixture that cannot be made must stop its test and say why")]
+#![expect(clippy::expect_used, reason = "a test that cannot go on fails")]
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::process::{Command, Stdio};

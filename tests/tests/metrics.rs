@@ -1,6 +1,6 @@
 //! Debian's prometheus reads what the agent serves, and promtool accepts the dashboard's questions and the alert rules.
 
-#![expect(clippy::expect_used, reason = "a fixture that cannot be made must stop its test and say why")]
+#![expect(clippy::expect_used, reason = "a test that cannot go on fails")]
 
 use std::fmt::Write as _;
 use std::fs;
@@ -125,7 +125,7 @@ fn promtool_accepts_the_metrics_the_rules_and_every_question_of_the_dashboard() 
         // Grafana's own variables stand for these.
         let question = question.replace("$__rate_interval", "5m").replace("$instance", ".*");
         let question = serde_json::to_string(&question).expect("text");
-        let _ = writeln!(rules, "  - record: dashboard:question{number}\n    expr: {question}");
+        let _infallible = writeln!(rules, "  - record: dashboard:question{number}\n    expr: {question}");
     }
     let path = directory.path().join("dashboard.yaml");
     fs::write(&path, &rules).expect("a file");
@@ -181,9 +181,9 @@ fn prometheus_scrapes_the_agent_and_answers_from_it() {
             .expect("prometheus starts"),
     );
     let ask = |question: &str| -> Option<f64> {
-        let encoded = question.bytes().fold(String::new(), |mut out, byte| {
-            let _ = write!(out, "%{byte:02x}");
-            out
+        let encoded = question.bytes().fold(String::new(), |mut text, byte| {
+            let _infallible = write!(text, "%{byte:02x}");
+            text
         });
         let stream = TcpStream::connect(web).ok()?;
         drop(stream);

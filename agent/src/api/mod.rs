@@ -8,11 +8,14 @@ mod client;
 mod hub;
 mod reports;
 mod server;
+mod sessions;
 mod socket;
 mod tap;
 mod wire;
 
 use tokio::sync::oneshot;
+
+use crate::report::Check;
 
 pub use archive::{Archive, Found, View};
 pub use client::{Client, ClientError, Lines, Next};
@@ -22,8 +25,12 @@ pub use reports::{
     PolicyReport, ProgramReport, StatusReport,
 };
 pub use server::Server;
+pub use sessions::{
+    CertificateReport, HandshakesReport, LinkReport, MeshReport, SessionDirection, SessionEnd,
+    SessionFailure, SessionReport, SessionsReport,
+};
 pub use socket::SocketError;
-pub use wire::{Answer, Failure, FailureKind, ModeChange, Question, Request, TapRequest};
+pub use wire::{Answer, Failure, FailureKind, ModeChange, ProbeRequest, Question, Request, TapRequest};
 
 /// What the node is asked. It answers each, or drops the sender, which the asker is told as an internal failure.
 #[derive(Debug)]
@@ -50,4 +57,13 @@ pub enum Command {
     },
     /// The set of policies in force, and what is wrong with a newer one.
     Policy(oneshot::Sender<PolicyReport>),
+    /// The sessions with other nodes.
+    Sessions(oneshot::Sender<SessionsReport>),
+    /// How the way to another node is.
+    Probe {
+        /// An address of it.
+        address: std::net::IpAddr,
+        /// One for each thing that was looked at.
+        reply: oneshot::Sender<Result<Vec<Check>, Failure>>,
+    },
 }

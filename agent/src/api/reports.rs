@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use waxseal_common::tables::Mode;
 
 use super::hub::TapReport;
+use super::sessions::MeshReport;
 use crate::flows::{Time, words};
 use crate::workload::Labels;
 
@@ -44,6 +45,9 @@ pub struct StatusReport {
     pub counters: BTreeMap<String, u64>,
     /// The readers of flows.
     pub taps: TapReport,
+    /// Other nodes, and certificates.
+    #[serde(default)]
+    pub mesh: MeshReport,
 }
 
 /// The set of policies in force, and what is wrong with a newer one.

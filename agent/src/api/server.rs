@@ -16,7 +16,7 @@ use tokio::time::{sleep, timeout};
 
 use super::hub::Hub;
 use super::socket::{self, Held, SocketError};
-use super::wire::{Answer, Failure, FailureKind, REQUEST_LIMIT, Request, TapRequest, line};
+use super::wire::{Answer, Failure, FailureKind, ProbeRequest, REQUEST_LIMIT, Request, TapRequest, line};
 use super::{Command, hub::TAPS, tap};
 
 /// How long an asker may take to say what it wants.
@@ -104,6 +104,10 @@ impl Desk {
             Request::Endpoints => self.ask(&mut writer, Command::Endpoints).await,
             Request::Identities => self.ask(&mut writer, Command::Identities).await,
             Request::Policy => self.ask(&mut writer, Command::Policy).await,
+            Request::Sessions => self.ask(&mut writer, Command::Sessions).await,
+            Request::Probe(ProbeRequest { address }) => {
+                self.try_ask(&mut writer, |reply| Command::Probe { address, reply }).await
+            }
             Request::Mode(change) => self.try_ask(&mut writer, |reply| Command::Mode { change, reply }).await,
             Request::Explain(question) => {
                 self.try_ask(&mut writer, |reply| Command::Explain { question, reply }).await

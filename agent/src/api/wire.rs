@@ -25,6 +25,10 @@ pub enum Request {
     Explain(Question),
     /// Answered with a [`super::PolicyReport`].
     Policy,
+    /// Answered with a [`super::SessionsReport`].
+    Sessions,
+    /// Answered with the checks of the way to another node.
+    Probe(ProbeRequest),
     /// Answered with flows, one a line, until either side closes.
     Tap(Box<TapRequest>),
 }
@@ -55,6 +59,14 @@ pub struct Question {
     pub to: String,
     /// The acceptor's port, as in a rule: `8080/tcp`.
     pub port: String,
+}
+
+/// Which way to try.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ProbeRequest {
+    /// An address of the other node.
+    pub address: std::net::IpAddr,
 }
 
 /// Which flows, and from when.

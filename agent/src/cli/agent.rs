@@ -55,7 +55,7 @@ pub(super) fn run(common: &Common, arguments: &Arguments) -> anyhow::Result<Exit
     Ok(Exit::Done)
 }
 
-fn log(filter: &str) -> anyhow::Result<()> {
+pub(super) fn log(filter: &str) -> anyhow::Result<()> {
     let filter = EnvFilter::try_new(filter)
         .map_err(|error| Ended { exit: Exit::Invalid, message: format!("log: {error}") })?;
     let colour = anstream::AutoStream::choice(&io::stderr()) != anstream::ColorChoice::Never;
@@ -64,7 +64,7 @@ fn log(filter: &str) -> anyhow::Result<()> {
 }
 
 /// The agent will hold keys: its files are its own, it leaves no core dump, and nobody traces it.
-fn harden() -> nix::Result<()> {
+pub(super) fn harden() -> nix::Result<()> {
     umask(Mode::from_bits_truncate(0o077));
     setrlimit(Resource::RLIMIT_CORE, 0, 0)?;
     prctl::set_dumpable(false)

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use crate::api::{ClientError, Failure, FailureKind, SocketError};
 use crate::node::{self, ErrorKind};
-use crate::{config, datapath};
+use crate::{config, datapath, pki};
 
 /// Shown below `--help`. The numbers are stable.
 pub(super) const CODES: &str = "\
@@ -85,6 +85,11 @@ fn of_cause(cause: &(dyn std::error::Error + 'static)) -> Option<Exit> {
     }
     if let Some(error) = cause.downcast_ref::<ClientError>() {
         return Some(of_client(error));
+    }
+    if let Some(error) = cause.downcast_ref::<pki::AuthorityError>()
+        && error.is_invalid_input()
+    {
+        return Some(Exit::Invalid);
     }
     if let Some(error) = cause.downcast_ref::<node::Error>() {
         return of_node(error);

@@ -1,6 +1,7 @@
 //! The command line. Data goes to stdout, everything else to stderr; meaning never depends on colour.
 
 mod agent;
+mod ca;
 mod configuration;
 mod doctor;
 mod exit;
@@ -9,6 +10,7 @@ mod list;
 mod mode;
 mod output;
 mod policy;
+mod session;
 mod status;
 mod tap;
 
@@ -62,16 +64,22 @@ enum Command {
     /// Show how the agent is
     Status(Output),
     /// Check whether this host can enforce, and say what to do when not
-    Doctor(Output),
+    Doctor(doctor::Arguments),
     /// The running instances of workloads
     #[command(subcommand)]
     Endpoint(list::Endpoints),
     /// The identities of this node
     #[command(subcommand)]
     Identity(list::Identities),
+    /// The sessions with workloads of other nodes
+    #[command(subcommand)]
+    Session(session::Sessions),
     /// Check and explain policies
     #[command(subcommand)]
     Policy(policy::Command),
+    /// Make and run the CA that signs the certificates of nodes and workloads
+    #[command(subcommand, after_help = ca::AFTER_HELP)]
+    Ca(ca::Command),
     /// Show or loosen the mode of the whole node, in an emergency
     #[command(after_help = mode::AFTER_HELP)]
     Mode(mode::Arguments),
@@ -124,10 +132,12 @@ fn dispatch(cli: Cli) -> anyhow::Result<Exit> {
         Command::Agent(arguments) => agent::run(&common, &arguments),
         Command::Tap(arguments) => tap::run(&common, &arguments),
         Command::Status(Output { output }) => status::run(&common, output),
-        Command::Doctor(Output { output }) => doctor::run(&common, output),
+        Command::Doctor(arguments) => doctor::run(&common, &arguments),
         Command::Endpoint(command) => list::endpoints(&common, &command),
         Command::Identity(command) => list::identities(&common, &command),
+        Command::Session(command) => session::run(&common, &command),
         Command::Policy(command) => policy::run(&common, command),
+        Command::Ca(command) => ca::run(&common, command),
         Command::Mode(arguments) => mode::run(&common, &arguments),
         Command::Config(Output { output }) => configuration::run(&common, output),
         Command::Uninstall(Output { output }) => agent::uninstall(&common, output),

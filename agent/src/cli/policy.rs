@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
 use serde::Serialize;
 
 use super::exit::{Ended, Exit};
@@ -17,6 +17,10 @@ pub(super) enum Command {
     Check(Check),
     /// Say what would be decided about a connection, and why
     Explain(Explain),
+    /// Put the cases of a file to the policies: what should be allowed, what denied, by which rule
+    Test(Test),
+    /// Print the JSON Schema of the native documents, for editors
+    Schema,
     /// Show the set of policies in force, and what is wrong with a newer one
     Get(Output),
 }
@@ -29,13 +33,37 @@ pub(super) struct Check {
     /// End with 1 when there are warnings
     #[arg(long)]
     strict: bool,
+    /// Output for people, with compiled rows as well, or for programs
+    #[arg(short, long, value_name = "FORMAT", default_value = "table")]
+    output: CheckFormat,
+}
+
+/// [`Format`] with one more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum CheckFormat {
+    /// For people: what each document became, in words.
+    Table,
+    /// The same with the compiled rows of each document.
+    Wide,
+    /// For programs: one JSON object, compiled rows included.
+    Json,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Test {
+    /// The cases: a list of from, to, port, expect and, if wanted, rule and name
+    #[arg(value_name = "CASES.yaml")]
+    cases: PathBuf,
+    /// The policies; else those that the file of cases names under `files`, else the configured directory
+    #[arg(long, value_name = "PATH", num_args = 1..)]
+    files: Vec<PathBuf>,
     #[command(flatten)]
     output: Output,
 }
 
 #[derive(Debug, Args)]
 pub(super) struct Explain {
-    /// The opener: namespace/name, SPIFFE ID, number or address
+    /// The opener: namespace/name, SPIFFE ID, labels as namespace/key=value, number, address, or a word as world
     #[arg(long, value_name = "WHO")]
     from: String,
     /// The acceptor
@@ -60,6 +88,11 @@ pub(super) fn run(common: &Common, command: Command) -> anyhow::Result<Exit> {
     match command {
         Command::Check(arguments) => check(common, arguments),
         Command::Explain(arguments) => explain(common, arguments),
+        Command::Test(arguments) => test(common, arguments),
+        Command::Schema => {
+            write(policy::SCHEMA)?;
+            Ok(Exit::Done)
+        }
         Command::Get(Output { output }) => get(common, output),
     }
 }
@@ -80,14 +113,15 @@ fn get(common: &Common, output: Format) -> anyhow::Result<Exit> {
     }
     Ok(Exit::Done)
 }
+
 fn check(common: &Common, arguments: Check) -> anyhow::Result<Exit> {
-    let Check { paths, strict, output: Output { output } } = arguments;
+    let Check { paths, strict, output } = arguments;
     let config = common.configuration()?;
     let paths = if paths.is_empty() { vec![config.policies] } else { paths };
-    let report = policy::check(&paths, &config.trust_domain, strict);
+    let report = policy::check_with(&paths, &config.trust_domain, strict, output != CheckFormat::Table);
     match output {
-        Format::Json => write_json(&report)?,
-        Format::Table => write(&report.to_string())?,
+        CheckFormat::Json => write_json(&report)?,
+        CheckFormat::Table | CheckFormat::Wide => write(&report.to_string())?,
     }
     Ok(match report.exit_code() {
         0 => Exit::Done,
@@ -112,6 +146,19 @@ fn explain(common: &Common, arguments: Explain) -> anyhow::Result<Exit> {
     let explanation = policy::explain(&set, &identities, &defaults, &from, &to, &port)
         .map_err(|error| invalid(error.to_string()))?;
     answer(output, &explanation, &explanation.to_string())
+}
+
+fn test(common: &Common, arguments: Test) -> anyhow::Result<Exit> {
+    let Test { cases, files, output: Output { output } } = arguments;
+    let config = common.configuration()?;
+    let defaults = NodeDefaults { mode: config.mode, mesh: config.mesh, local: Vec::new() };
+    let report = policy::check_cases(&cases, &files, &config.policies, &config.trust_domain, &defaults)
+        .map_err(|errors| Ended { exit: Exit::Invalid, message: errors.to_string() })?;
+    match output {
+        Format::Json => write_json(&report)?,
+        Format::Table => write(&report.to_string())?,
+    }
+    Ok(if report.failed == 0 { Exit::Done } else { Exit::Failed })
 }
 
 fn answer(output: Format, explanation: &impl Serialize, text: &str) -> anyhow::Result<Exit> {

@@ -7,7 +7,10 @@ use anstyle::{AnsiColor, Style};
 use super::exit::Exit;
 use super::output::{Cell, Format, Table, write, write_json};
 use super::{Common, list, mode};
-use crate::api::{EndpointState, MapFill, PolicyReport, Request, StatusReport};
+use crate::api::{
+    CertificateReport, EndpointState, HandshakesReport, MapFill, MeshReport, PolicyReport, Request,
+    StatusReport,
+};
 
 pub(super) fn run(common: &Common, output: Format) -> anyhow::Result<Exit> {
     let report: StatusReport = common.connect()?.ask(&Request::Status)?;
@@ -28,8 +31,36 @@ fn render(report: &StatusReport) -> String {
     let crate::api::TapReport { readers, published, lost } = report.taps;
     let _infallible =
         writeln!(out, "taps       {readers} readers, {published} flows so far, {lost} lost by slow readers");
+    mesh(&report.mesh, &mut out);
     tables(report, &mut out);
     out
+}
+
+/// Other nodes, and those certificates that somebody should look after.
+fn mesh(report: &MeshReport, out: &mut String) {
+    let MeshReport { enabled, node, outbound, inbound, without, links, nodes, held, handshakes, .. } = report;
+    let HandshakesReport { completed, failed, answered, refused } = handshakes;
+    let _infallible = if *enabled {
+        writeln!(
+            out,
+            "mesh       as {node}: {outbound} sessions out, {inbound} in, {without} destinations without; \
+             {links} links of {nodes} nodes; {held} packets wait\n           handshakes: {completed} completed, \
+             {failed} failed, {answered} answered, {refused} refused"
+        )
+    } else {
+        writeln!(out, "mesh       this node keeps to itself")
+    };
+    let there = report.certificates.iter().filter_map(|certificate| certificate.expires_in_seconds);
+    let first =
+        there.clone().min().map_or_else(String::new, |left| format!(", the first ends in {}", span(left)));
+    let _infallible =
+        writeln!(out, "certs      {} of {} valid{first}", there.count(), report.certificates.len());
+    let red = AnsiColor::Red.on_default().bold();
+    for CertificateReport { spiffe_id, failures, error, .. } in &report.certificates {
+        if let Some(error) = error.as_ref().filter(|_| *failures > 0) {
+            let _infallible = writeln!(out, "           {red}NOT RENEWED{red:#}: {spiffe_id}: {error}");
+        }
+    }
 }
 
 fn head(report: &StatusReport, out: &mut String) {
@@ -164,6 +195,7 @@ mod tests {
             maps: vec![MapFill { name: "connections".into(), used: 9, capacity: 10 }],
             counters: [("allowed".into(), 7), ("denied".into(), 1)].into(),
             taps: TapReport { readers: 1, published: 8, lost: 0 },
+            mesh: MeshReport::default(),
         }
     }
 
@@ -180,6 +212,8 @@ mod tests {
             endpoints  3 ready, 0 pending, 0 refused; 2 identities
             programs   1 of 1 attached
             taps       1 readers, 8 flows so far, 0 lost by slow readers
+            mesh       this node keeps to itself
+            certs      0 of 0 valid
 
             TABLE        USED  CAPACITY  FILL
             connections     9        10  90%
@@ -223,6 +257,8 @@ mod tests {
             programs   1 of 2 attached
                        NOT ATTACHED: sock_ops to /
             taps       1 readers, 8 flows so far, 0 lost by slow readers
+            mesh       this node keeps to itself
+            certs      0 of 0 valid
 
             TABLE        USED  CAPACITY  FILL
             connections     9        10  90%

@@ -60,6 +60,55 @@ fn what_needs_no_agent_works_without_one() {
 }
 
 #[test]
+fn a_ca_is_made_worked_with_and_refused_by_documented_codes() {
+    let directory = tempfile::tempdir().unwrap();
+    let ca = format!("--dir {}", directory.path().join("ca").display());
+    let key = directory.path().join("elsewhere.key");
+    for (line, exit) in [
+        (format!("ca show {ca}"), Exit::Invalid),
+        (format!("ca init {ca} --leaf-lifetime 1s"), Exit::Invalid),
+        (format!("ca init {ca} --trust-domain a/b"), Exit::Invalid),
+        (format!("ca init {ca} --trust-domain example.org --root-key {} -o json", key.display()), Exit::Done),
+        (format!("ca init {ca}"), Exit::Invalid),
+        (format!("ca show {ca}"), Exit::Done),
+        (format!("ca show {ca} -o json"), Exit::Done),
+        (format!("ca show {ca} --root"), Exit::Done),
+        (format!("ca token {ca} --node n/1"), Exit::Invalid),
+        (format!("ca token {ca} --node n1 --for 30d"), Exit::Invalid),
+        (format!("ca token {ca} --node n1 --allow ns/shop"), Exit::Invalid),
+        (format!("ca token {ca} --node n1 --allow /waxseal/**"), Exit::Invalid),
+        (format!("ca token {ca} --node n1 --allow spiffe://other.org/ns/shop/*"), Exit::Invalid),
+        (format!("ca token {ca} --node n1 --allow /ns/shop/sa/* /ns/x/**"), Exit::Done),
+        (format!("ca token {ca} --node n1 -o json"), Exit::Done),
+        (format!("ca allow {ca} --node n1 /ns/y/** --remove /ns/x/**"), Exit::Done),
+        (format!("ca allow {ca} --node n2 /ns/y/**"), Exit::Invalid),
+        (format!("ca allow {ca}"), Exit::Invalid),
+        (format!("ca revoke {ca}"), Exit::Invalid),
+        (format!("ca revoke {ca} --id spiffe://example.org/ns/shop/sa/web"), Exit::Done),
+        (format!("ca allow {ca} --id spiffe://example.org/ns/shop/sa/web -o json"), Exit::Done),
+        (format!("ca revoke {ca} --node n1 -o json"), Exit::Done),
+        (format!("ca revoke {ca} --node n9"), Exit::Invalid),
+        (format!("ca revoke {ca} --serial 00"), Exit::Invalid),
+        (format!("ca rotate-intermediate {ca} --after 0"), Exit::Done),
+        (format!("ca revoke {ca} --intermediate current-1"), Exit::Done),
+        (format!("ca revoke {ca} --intermediate current-9"), Exit::Invalid),
+    ] {
+        assert_eq!(end(&line), exit, "{line}");
+    }
+    // The root's key was taken away.
+    std::fs::rename(&key, directory.path().join("safe.key")).unwrap();
+    let safe = directory.path().join("safe.key");
+    for (line, exit) in [
+        (format!("ca rotate-intermediate {ca}"), Exit::Invalid),
+        (format!("ca revoke {ca} --intermediate current"), Exit::Invalid),
+        (format!("ca revoke {ca} --intermediate current --root-key {}", safe.display()), Exit::Done),
+        (format!("ca rotate-intermediate {ca} --root-key {}", safe.display()), Exit::Done),
+    ] {
+        assert_eq!(end(&line), exit, "{line}");
+    }
+}
+
+#[test]
 fn causes_are_told_once() {
     let cause = std::io::Error::from(std::io::ErrorKind::NotFound);
     let error = anyhow::Error::new(cause).context("cannot open x: entity not found");
@@ -92,6 +141,11 @@ spec: { selector: { systemdUnit: checkout.service } }
 fn policies_are_checked_and_explained_without_an_agent() {
     let directory = tempfile::tempdir().unwrap();
     let (good, bad) = (directory.path().join("good.yaml"), directory.path().join("bad.yaml"));
+    let (holds, fails) = (directory.path().join("holds.yaml"), directory.path().join("fails.yaml"));
+    let case = "files: [ good.yaml ]\ncases: [ { from: shop/checkout, to: payments/api, port: 8080/tcp, expect: allow } ]";
+    std::fs::write(&holds, case).unwrap();
+    std::fs::write(&fails, case.replace("8080", "8081")).unwrap();
+    let (holds, fails) = (holds.display(), fails.display());
     std::fs::write(&good, POLICY).unwrap();
     std::fs::write(&bad, POLICY.replace("ingress", "ingres")).unwrap();
     let (good, bad) = (good.display(), bad.display());
@@ -99,6 +153,21 @@ fn policies_are_checked_and_explained_without_an_agent() {
     for (line, exit) in [
         (format!("policy check {good}"), Exit::Done),
         (format!("policy check -o json {good}"), Exit::Done),
+        (format!("policy check -o wide {good}"), Exit::Done),
+        (format!("policy check -o long {good}"), Exit::Invalid),
+        ("policy schema".to_owned(), Exit::Done),
+        (format!("policy test {holds}"), Exit::Done),
+        (format!("--set mode=enforce policy test {fails} -o json"), Exit::Failed),
+        (format!("--set mode=enforce policy test {fails}"), Exit::Failed),
+        (format!("policy test {holds} --files {bad}"), Exit::Invalid),
+        (format!("policy test {good}"), Exit::Invalid),
+        (format!("policy test {good}-missing"), Exit::Invalid),
+        (
+            format!(
+                "policy explain --from spiffe://cluster.local/ns/shop/sa/new --to payments/app=api --port 8080/tcp --files {good}"
+            ),
+            Exit::Done,
+        ),
         (format!("policy check {bad}"), Exit::Invalid),
         (format!("policy check {bad} -o json"), Exit::Invalid),
         (format!("policy check {good}-missing"), Exit::Invalid),

@@ -5,7 +5,8 @@
 mod layers;
 mod values;
 
-use std::net::SocketAddr;
+use std::fmt;
+use std::net::{Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -23,9 +24,14 @@ pub use values::{Problem, duration};
 /// The file that is read when none is named. It need not exist.
 pub const DEFAULT_FILE: &str = "/etc/waxseal/agent.yaml";
 
+/// The port on which agents meet.
+pub const AGENT_PORT: u16 = 7461;
+/// The port of a CA server.
+pub const CA_PORT: u16 = 7463;
+
 /// The keys, in the order in which they are shown, and what each means. The same words everywhere: `trust_domain` in the
 /// file and with `--set`, `WAXSEAL_TRUST_DOMAIN` in the environment.
-pub const KEYS: [(&str, &str); 20] = [
+pub const KEYS: [(&str, &str); 26] = [
     ("instance", "name of this agent among several on one kernel: [a-z0-9-], at most 32"),
     ("cgroup_root", "cgroup v2 directory to attach to; the whole hierarchy unless given"),
     ("policies", "directory of the policy documents"),
@@ -33,10 +39,19 @@ pub const KEYS: [(&str, &str); 20] = [
     ("runtime", "directory of the control socket"),
     ("bpffs", "where the BPF file system is mounted"),
     ("trust_domain", "SPIFFE trust domain of this node"),
+    ("node", "name of this node in its own certificate: letters, digits, `.`, `-` and `_`, at most 63"),
+    ("ca", "who signs certificates: own, HOST:PORT of a CA server, or a directory of PEM files"),
+    ("join_token", "file of the token with which to join the CA server; 0600"),
+    ("leaf_lifetime", "how long certificates of this node's own CA live, 1m to 7d"),
+    ("session_lifetime", "how long a session with another node is believed at most, 2s to 1h"),
+    ("listen", "address of the port for other agents, or off; off unless given when ca is own"),
     ("mode", "mode of workloads that nothing else gives one: permissive, audit or enforce"),
     ("grace", "how long connections older than the agent may go on unrecorded, at most 1h"),
     ("managed", "cgroup directories below which every process must be a workload"),
-    ("mesh", "address ranges where workloads may live"),
+    (
+        "mesh",
+        "address ranges where workloads may live; RANGE=ADDRESS where another address's agent answers for them",
+    ),
     ("uplinks", "devices that lead to other nodes, beside those that routes to a gateway show"),
     ("connections", "capacity of the connection tables"),
     ("flow_ring", "bytes of the ring of flow events, a power of two"),
@@ -61,6 +76,27 @@ const MESH: [&str; 9] = [
     "::1/128",
 ];
 
+/// Who signs the certificates of this node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ca {
+    /// A CA of its own below the state directory, made at the first start.
+    Own,
+    /// A CA server: `HOST:PORT`.
+    Server(String),
+    /// A directory of an existing CA's files, or one that `waxseal ca init` has made.
+    Files(PathBuf),
+}
+
+impl fmt::Display for Ca {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Own => f.write_str("own"),
+            Self::Server(address) => f.write_str(address),
+            Self::Files(path) => write!(f, "{}", path.display()),
+        }
+    }
+}
+
 /// What the agent was told.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -78,6 +114,18 @@ pub struct Config {
     pub bpffs: PathBuf,
     /// SPIFFE trust domain of this node.
     pub trust_domain: TrustDomain,
+    /// Name of this node in its own certificate.
+    pub node: String,
+    /// Who signs certificates.
+    pub ca: Ca,
+    /// The token with which to join the CA server.
+    pub join_token: Option<PathBuf>,
+    /// How long certificates of this node's own CA live.
+    pub leaf_lifetime: Duration,
+    /// How long a session with another node is believed at most; it is renewed at half of that.
+    pub session_lifetime: Duration,
+    /// The port for other agents; nothing is opened when absent.
+    pub listen: Option<SocketAddr>,
     /// Mode of workloads that nothing else gives one.
     pub mode: Mode,
     /// How long connections older than the agent may go on unrecorded.
@@ -86,6 +134,8 @@ pub struct Config {
     pub managed: Vec<String>,
     /// Where workloads may live.
     pub mesh: Vec<Cidr>,
+    /// Ranges of those whose agent answers elsewhere than at each address itself, and where.
+    pub agents: Vec<(Cidr, SocketAddr)>,
     /// Devices that lead to other nodes, beside those that routes show.
     pub uplinks: Vec<String>,
     /// Capacity of the connection tables, in entries.
@@ -112,9 +162,19 @@ impl Config {
         self.runtime.join("agent.sock")
     }
 
-    /// Whether devices that lead to other nodes are covered: some are named.
+    /// Whether this node has sessions with others.
+    pub fn has_mesh(&self) -> bool {
+        self.listen.is_some() || self.ca != Ca::Own
+    }
+
+    /// The port on which agents answer.
+    pub fn agent_port(&self) -> u16 {
+        self.listen.map_or(AGENT_PORT, |address| address.port())
+    }
+
+    /// Whether this node has to do with others, so that the devices that lead to them are covered.
     pub fn has_border(&self) -> bool {
-        !self.uplinks.is_empty()
+        self.listen.is_some() || !self.uplinks.is_empty()
     }
 
     /// The directory of pinned maps, programs and links: one for each instance and map layout.
@@ -193,6 +253,9 @@ pub fn resolve(inputs: &Inputs<'_>) -> Result<Resolved, Error> {
     let layers = layers::collect(inputs)?;
     let instance = layers.value("instance", "default", values::instance)?;
     let own = |base: &str| Path::new(base).join(&instance).display().to_string();
+    let ca = layers.value("ca", "own", values::ca)?;
+    let mesh = layers.list("mesh", &MESH, values::mesh)?;
+    let everywhere = SocketAddr::from((Ipv6Addr::UNSPECIFIED, AGENT_PORT));
     let config = Config {
         cgroup_root: layers.optional("cgroup_root", values::path)?,
         policies: layers.value("policies", "/etc/waxseal/policies", values::path)?,
@@ -200,10 +263,20 @@ pub fn resolve(inputs: &Inputs<'_>) -> Result<Resolved, Error> {
         runtime: layers.value("runtime", &own("/run/waxseal"), values::runtime)?,
         bpffs: layers.value("bpffs", "/sys/fs/bpf", values::path)?,
         trust_domain: layers.value("trust_domain", "cluster.local", values::trust_domain)?,
+        node: layers.value("node", &values::host_name(), values::node)?,
+        join_token: layers.optional("join_token", values::path)?,
+        leaf_lifetime: layers.value("leaf_lifetime", "1h", values::leaf_lifetime)?,
+        session_lifetime: layers.value("session_lifetime", "1h", values::session_lifetime)?,
+        listen: match layers.optional("listen", values::listen)? {
+            Some(given) => given,
+            None => (ca != Ca::Own).then_some(everywhere),
+        },
+        ca,
         mode: layers.value("mode", Mode::Audit.as_str(), values::mode)?,
         grace: layers.value("grace", "10s", values::grace)?,
         managed: layers.list("managed", &[], values::cgroup)?,
-        mesh: layers.list("mesh", &MESH, values::cidr)?,
+        mesh: mesh.iter().map(|(range, _)| *range).collect(),
+        agents: mesh.into_iter().filter_map(|(range, agent)| Some((range, agent?))).collect(),
         uplinks: layers.list("uplinks", &[], values::device)?,
         connections: layers.value("connections", "262144", values::connections)?,
         flow_ring: layers.value("flow_ring", "1MiB", values::ring)?,
@@ -228,10 +301,17 @@ fn entries(config: &Config, layers: &layers::Layers) -> Vec<Entry> {
         runtime,
         bpffs,
         trust_domain,
+        node,
+        ca,
+        join_token,
+        leaf_lifetime,
+        session_lifetime,
+        listen,
         mode,
         grace,
         managed,
         mesh,
+        agents,
         uplinks,
         connections,
         flow_ring,
@@ -242,7 +322,11 @@ fn entries(config: &Config, layers: &layers::Layers) -> Vec<Entry> {
         metrics_pairs,
         log,
     } = config;
-    let mesh: Vec<String> = mesh.iter().map(ToString::to_string).collect();
+    let agent = |range: &Cidr| agents.iter().find(|(mapped, _)| mapped == range).map(|(_, agent)| agent);
+    let mesh: Vec<String> = mesh
+        .iter()
+        .map(|range| agent(range).map_or_else(|| range.to_string(), |agent| format!("{range}={agent}")))
+        .collect();
     let values: [String; KEYS.len()] = [
         instance.clone(),
         cgroup_root
@@ -253,6 +337,12 @@ fn entries(config: &Config, layers: &layers::Layers) -> Vec<Entry> {
         runtime.display().to_string(),
         bpffs.display().to_string(),
         trust_domain.to_string(),
+        node.clone(),
+        ca.to_string(),
+        join_token.as_deref().map_or_else(|| "(none)".to_owned(), |path| path.display().to_string()),
+        format!("{leaf_lifetime:?}"),
+        format!("{session_lifetime:?}"),
+        listen.map_or_else(|| "off".to_owned(), |address| address.to_string()),
         mode.as_str().to_owned(),
         format!("{grace:?}"),
         managed.join(","),

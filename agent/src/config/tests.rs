@@ -29,7 +29,8 @@ fn resolved(given: &Given<'_>) -> Result<Resolved, String> {
 #[test]
 fn without_a_word_from_anybody_the_defaults_hold() {
     let Resolved { config, entries } = resolved(&Given::default()).unwrap();
-    let shown: Vec<String> = entries.iter().map(|entry| format!("{}={}", entry.key, entry.value)).collect();
+    let host = |entry: &Entry| if entry.key == "node" { "HOST".to_owned() } else { entry.value.clone() };
+    let shown: Vec<String> = entries.iter().map(|entry| format!("{}={}", entry.key, host(entry))).collect();
     expect_test::expect![[r"
         instance=default
         cgroup_root=(the cgroup2 mount)
@@ -38,6 +39,12 @@ fn without_a_word_from_anybody_the_defaults_hold() {
         runtime=/run/waxseal/default
         bpffs=/sys/fs/bpf
         trust_domain=cluster.local
+        node=HOST
+        ca=own
+        join_token=(none)
+        leaf_lifetime=3600s
+        session_lifetime=3600s
+        listen=off
         mode=audit
         grace=10s
         managed=
@@ -65,6 +72,26 @@ fn an_instance_has_its_own_directories_unless_they_are_given() {
     assert_eq!(config.state, Path::new("/srv/state"));
     assert_eq!(config.socket(), Path::new("/run/waxseal/blue/agent.sock"));
     assert_eq!(config.pins(), Path::new("/sys/fs/bpf/waxseal/blue/v1"));
+}
+
+#[test]
+fn the_ca_is_a_word_a_server_or_a_directory() {
+    for (value, ca, listens) in [
+        ("own", Ca::Own, false),
+        ("10.0.0.1", Ca::Server("10.0.0.1:7463".into()), true),
+        ("fd00::1", Ca::Server("[fd00::1]:7463".into()), true),
+        ("[fd00::1]:99", Ca::Server("[fd00::1]:99".into()), true),
+        ("ca.example.org", Ca::Server("ca.example.org:7463".into()), true),
+        ("ca:7463", Ca::Server("ca:7463".into()), true),
+        ("/etc/pki", Ca::Files("/etc/pki".into()), true),
+    ] {
+        let given = format!("ca={value}");
+        let config = resolved(&Given { set: &[&given], ..Given::default() }).unwrap().config;
+        assert_eq!((&config.ca, config.listen.is_some()), (&ca, listens), "{value}");
+    }
+    let given = Given { set: &["ca=10.0.0.1", "listen=off", "node=n.1"], ..Given::default() };
+    let config = resolved(&given).unwrap().config;
+    assert_eq!((config.listen, config.node.as_str()), (None, "n.1"));
 }
 
 #[test]
@@ -113,6 +140,20 @@ fn every_slip_is_refused_with_its_place_and_a_way_out() {
         (
             Given { set: &["connections=0"], ..Given::default() },
             "--set: connections: `0` is no number from 16 to",
+        ),
+        (Given { set: &["ca=onw"], ..Given::default() }, "--set: ca: `onw` is no CA"),
+        (Given { set: &["ca=ca.local:0"], ..Given::default() }, "--set: ca: `ca.local:0` is no CA"),
+        (Given { set: &["ca=a b:1"], ..Given::default() }, "--set: ca: `a b:1` is no CA"),
+        (Given { set: &["node=a/b"], ..Given::default() }, "--set: node: `a/b` is no name for a node"),
+        (Given { set: &["node=.."], ..Given::default() }, "--set: node: `..` is no name for a node"),
+        (Given { set: &["listen=7461"], ..Given::default() }, "--set: listen: `7461` is no address"),
+        (
+            Given { set: &["leaf_lifetime=1s"], ..Given::default() },
+            "--set: leaf_lifetime: 1s is less than 60s",
+        ),
+        (
+            Given { set: &["leaf_lifetime=8d"], ..Given::default() },
+            "--set: leaf_lifetime: 691200s is more than",
         ),
         (Given { set: &["managed=/"], ..Given::default() }, "--set: managed: `/` is no cgroup directory"),
         (

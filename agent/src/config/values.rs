@@ -1,12 +1,13 @@
 //! From the text of one value to its type.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use thiserror::Error;
 use waxseal_common::tables::Mode;
 
+use super::{AGENT_PORT, CA_PORT, Ca};
 use crate::cidr::{Cidr, CidrError};
 use crate::escape::escape;
 use crate::spiffe::TrustDomain;
@@ -30,7 +31,7 @@ pub enum Problem {
     #[error("`{}` is no mode; use permissive, audit or enforce", escape(.0))]
     Mode(String),
     /// A number without a unit, or a unit that does not exist.
-    #[error("`{}` is no duration; write it like 500ms, 10s, 5m or 1h", escape(.0))]
+    #[error("`{}` is no duration; write it like 500ms, 10s, 5m, 1h or 7d", escape(.0))]
     Duration(String),
     /// More than the limit.
     #[error("{value:?} is more than {limit:?}")]
@@ -43,9 +44,6 @@ pub enum Problem {
     /// Not a size, too small or too large.
     #[error("`{}` is no size from 4MiB to 1024GiB, and not off", escape(.0))]
     Size(String),
-    /// Not an address with a port.
-    #[error("`{}` is no address with a port such as 127.0.0.1:7462, and not off", escape(.0))]
-    Listen(String),
     /// Not a number of the range.
     #[error("`{}` is no number from {low} to {high}", escape(value))]
     Number {
@@ -65,6 +63,26 @@ pub enum Problem {
     /// A name that the kernel gives no device.
     #[error("`{}` is no name of a device; the kernel takes 1 to 15 characters without space, / or :", escape(.0))]
     Device(String),
+    /// Not where an agent can be.
+    #[error("`{}` is no address of an agent; write it like 10.0.0.1 or 10.0.0.1:7461", escape(.0))]
+    Agent(String),
+    /// Neither a word nor an address nor a directory.
+    #[error("`{}` is no CA; use own, HOST:PORT, or the path of a directory", escape(.0))]
+    Ca(String),
+    /// A name that would not fit into a SPIFFE ID.
+    #[error("`{}` is no name for a node; use 1 to 63 of a-z, A-Z, 0-9, `.`, `-` and `_`", escape(.0))]
+    Node(String),
+    /// Not an address with a port.
+    #[error("`{}` is no address to listen on; write it like 0.0.0.0:7461 or [::]:7461, or off", escape(.0))]
+    Listen(String),
+    /// Less than the limit.
+    #[error("{value:?} is less than {limit:?}")]
+    TooShort {
+        /// As given.
+        value: Duration,
+        /// The least there may be.
+        limit: Duration,
+    },
     /// Not an address range.
     #[error("{0}")]
     Cidr(#[from] CidrError),
@@ -121,6 +139,68 @@ pub(super) fn grace(value: &str) -> Result<Duration, Problem> {
     if grace > LIMIT { Err(Problem::TooLong { value: grace, limit: LIMIT }) } else { Ok(grace) }
 }
 
+pub(super) fn ca(value: &str) -> Result<Ca, Problem> {
+    let wrong = || Problem::Ca(value.to_owned());
+    if value == "own" {
+        return Ok(Ca::Own);
+    }
+    if value.starts_with(['/', '.']) {
+        return path(value).map(Ca::Files);
+    }
+    if let Ok(address) = value.parse::<IpAddr>() {
+        return Ok(Ca::Server(SocketAddr::new(address, CA_PORT).to_string()));
+    }
+    if value.parse::<SocketAddr>().is_ok_and(|address| address.port() != 0) {
+        return Ok(Ca::Server(value.to_owned()));
+    }
+    let (host, port) = value.split_once(':').unwrap_or((value, "7463"));
+    let port: u16 = port.parse().ok().filter(|port| *port != 0).ok_or_else(wrong)?;
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_');
+    let fits = matches!(host.len(), 1..=253) && host.bytes().all(plain);
+    // A bare word is more likely a slip than a host: `onw`.
+    let named = value.contains(':') || host.contains('.');
+    if fits && named { Ok(Ca::Server(format!("{host}:{port}"))) } else { Err(wrong()) }
+}
+
+pub(super) fn node(value: &str) -> Result<String, Problem> {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_');
+    let fits = matches!(value.len(), 1..=63) && value.bytes().all(plain) && !matches!(value, "." | "..");
+    if fits { Ok(value.to_owned()) } else { Err(Problem::Node(value.to_owned())) }
+}
+
+/// The host's name as a node can have it.
+pub(super) fn host_name() -> String {
+    let name = nix::unistd::gethostname().unwrap_or_default();
+    let plain = |c: char| if c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_') { c } else { '-' };
+    let name: String = name.to_string_lossy().chars().take(63).map(plain).collect();
+    if matches!(name.as_str(), "" | "." | "..") { "node".to_owned() } else { name.to_ascii_lowercase() }
+}
+
+pub(super) fn leaf_lifetime(value: &str) -> Result<Duration, Problem> {
+    between(value, Duration::from_mins(1), Duration::from_hours(7 * 24))
+}
+
+pub(super) fn session_lifetime(value: &str) -> Result<Duration, Problem> {
+    between(value, Duration::from_secs(2), Duration::from_hours(1))
+}
+
+fn between(value: &str, least: Duration, most: Duration) -> Result<Duration, Problem> {
+    let value = duration(value).ok_or_else(|| Problem::Duration(value.to_owned()))?;
+    match value {
+        value if value < least => Err(Problem::TooShort { value, limit: least }),
+        value if value > most => Err(Problem::TooLong { value, limit: most }),
+        value => Ok(value),
+    }
+}
+
+/// None is to open nothing. YAML reads a bare `off` as false.
+pub(super) fn listen(value: &str) -> Result<Option<SocketAddr>, Problem> {
+    match value {
+        value if is_off(value) => Ok(None),
+        address => address.parse().map(Some).map_err(|_unreadable| Problem::Listen(value.to_owned())),
+    }
+}
+
 /// A whole number and a unit; 0 needs none.
 pub fn duration(value: &str) -> Option<Duration> {
     let (number, unit) = split(value)?;
@@ -130,12 +210,18 @@ pub fn duration(value: &str) -> Option<Duration> {
         "s" => Some(Duration::from_secs(number)),
         "m" => number.checked_mul(60).map(Duration::from_secs),
         "h" => number.checked_mul(3600).map(Duration::from_secs),
+        "d" => number.checked_mul(86_400).map(Duration::from_secs),
         _ => None,
     }
 }
 
-pub(super) fn cidr(value: &str) -> Result<Cidr, Problem> {
-    Ok(value.parse()?)
+/// `RANGE`, `RANGE=ADDRESS` or `RANGE=ADDRESS:PORT`.
+pub(super) fn mesh(value: &str) -> Result<(Cidr, Option<SocketAddr>), Problem> {
+    let Some((range, agent)) = value.split_once('=') else { return Ok((value.parse()?, None)) };
+    let with_port = agent.parse::<SocketAddr>().ok().filter(|address| address.port() != 0);
+    let address = || agent.parse::<IpAddr>().ok().map(|address| (address, AGENT_PORT).into());
+    let agent = with_port.or_else(address).ok_or_else(|| Problem::Agent(agent.to_owned()))?;
+    Ok((range.parse()?, Some(agent)))
 }
 
 pub(super) fn cgroup(value: &str) -> Result<String, Problem> {
@@ -181,13 +267,6 @@ pub(super) fn history_age(value: &str) -> Result<Duration, Problem> {
     } else {
         Ok(age.max(Duration::from_hours(1)))
     }
-}
-
-pub(super) fn listen(value: &str) -> Result<Option<SocketAddr>, Problem> {
-    if is_off(value) {
-        return Ok(None);
-    }
-    value.parse().map(Some).map_err(|_source| Problem::Listen(value.to_owned()))
 }
 
 pub(super) fn pairs(value: &str) -> Result<usize, Problem> {

@@ -109,7 +109,7 @@ impl Diag {
     pub fn sockets(&self, states: u32) -> io::Result<Vec<Socket>> {
         let mut found = Vec::new();
         for family in [AF_INET, AF_INET6] {
-            self.send(SOCK_DIAG_BY_FAMILY, REQUEST | DUMP, family, states, Id::default())?;
+            self.send(SOCK_DIAG_BY_FAMILY, REQUEST | DUMP, (family, protocol::TCP), states, Id::default())?;
             self.receive(|message| {
                 if let Some(socket) = read(message) {
                     found.push(socket);
@@ -136,7 +136,7 @@ impl Diag {
                 interface: 0,
                 cookie: [cookie as u32, (cookie >> 32) as u32],
             };
-            self.send(SOCK_DESTROY, REQUEST | ACK, *family, u32::MAX, id)?;
+            self.send(SOCK_DESTROY, REQUEST | ACK, (*family, protocol::TCP), u32::MAX, id)?;
             match self.receive(|_| {}) {
                 Ok(()) => return Ok(true),
                 Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {}
@@ -146,7 +146,40 @@ impl Diag {
         Ok(false)
     }
 
-    fn send(&self, kind: u16, flags: u16, family: u8, states: u32, id: Id) -> io::Result<()> {
+    /// Where the socket was created that answers at this address and port: for TCP the listener, for UDP whoever gets
+    /// datagrams of strangers. The kernel chooses as it does for a packet. `None` when nobody answers.
+    pub fn answering(&self, protocol: u8, address: Address, port: u16) -> io::Result<Option<CgroupId>> {
+        let family = if address.is_v4() { AF_INET } else { AF_INET6 };
+        let (own, nobody) = (wire(address, family), [0; 16]);
+        let port = port.to_be_bytes();
+        // Of UDP the kernel takes the two ends the other way round.
+        let swapped = protocol == protocol::UDP;
+        let id = Id {
+            source_port: if swapped { [0; 2] } else { port },
+            destination_port: if swapped { port } else { [0; 2] },
+            source: if swapped { nobody } else { own },
+            destination: if swapped { own } else { nobody },
+            interface: 0,
+            // Any socket.
+            cookie: [u32::MAX; 2],
+        };
+        self.send(SOCK_DIAG_BY_FAMILY, REQUEST, (family, protocol), u32::MAX, id)?;
+        let mut found = None;
+        match self.receive_one(|message| found = read(message)) {
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(None),
+            Err(error) => Err(error),
+            Ok(()) => Ok(found.map(|socket| socket.cgroup)),
+        }
+    }
+
+    fn send(
+        &self,
+        kind: u16,
+        flags: u16,
+        (family, protocol): (u8, u8),
+        states: u32,
+        id: Id,
+    ) -> io::Result<()> {
         let request = Request {
             length: size_of::<Request>() as u32,
             kind,
@@ -154,13 +187,28 @@ impl Diag {
             sequence: 1,
             port: 0,
             family,
-            protocol: protocol::TCP,
+            protocol,
             extensions: 0,
             pad: 0,
             states,
             id,
         };
         sendto(self.0.as_raw_fd(), request.as_bytes(), &NetlinkAddr::new(0, 0), MsgFlags::empty())?;
+        Ok(())
+    }
+
+    /// An answer of one message, or an error.
+    fn receive_one(&self, each: impl FnOnce(&[u8])) -> io::Result<()> {
+        let mut buffer = vec![0u8; 4 * 1024];
+        let length = recv(self.0.as_raw_fd(), &mut buffer, MsgFlags::empty())?;
+        let rest = &buffer[..length];
+        let (Some(size), Some(kind)) = (number(rest, 0), rest.get(4..6)) else { return Err(malformed()) };
+        let Some(body) = rest.get(16..size as usize) else { return Err(malformed()) };
+        if u16::from_ne_bytes([kind[0], kind[1]]) == ERROR {
+            let code = number(body, 0).ok_or_else(malformed)?.cast_signed();
+            return Err(io::Error::from_raw_os_error(-code));
+        }
+        each(body);
         Ok(())
     }
 
@@ -239,5 +287,50 @@ fn wire(address: Address, family: u8) -> [u8; 16] {
         bytes
     } else {
         address.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
+
+    use super::*;
+
+    #[test]
+    fn whoever_answers_at_an_address_is_found_as_the_kernel_would() {
+        let diag = Diag::open().unwrap();
+        let [any, own, v6, udp] = [
+            TcpListener::bind("0.0.0.0:0").unwrap().into(),
+            TcpListener::bind("127.0.0.1:0").unwrap().into(),
+            TcpListener::bind("[::]:0").unwrap().into(),
+            UdpSocket::bind("127.0.0.1:0").unwrap().into(),
+        ]
+        .map(|socket: OwnedFd| socket);
+        let port = |socket: &OwnedFd| {
+            let name = nix::sys::socket::getsockname::<nix::sys::socket::SockaddrStorage>(socket.as_raw_fd());
+            let name = name.unwrap();
+            name.as_sockaddr_in()
+                .map_or_else(|| name.as_sockaddr_in6().unwrap().port(), nix::sys::socket::SockaddrIn::port)
+        };
+        let found = |protocol, address: &str, port| {
+            let address = address.parse::<IpAddr>().unwrap();
+            diag.answering(protocol, address.into(), port).unwrap()
+        };
+        let this = found(protocol::TCP, "127.0.0.1", port(&any)).unwrap();
+        for (protocol, address, port, there) in [
+            (protocol::TCP, "127.0.0.2", port(&any), true),
+            (protocol::TCP, "127.0.0.1", port(&own), true),
+            (protocol::TCP, "127.0.0.2", port(&own), false),
+            (protocol::TCP, "::1", port(&v6), true),
+            (protocol::TCP, "127.0.0.1", port(&v6), true),
+            (protocol::TCP, "::1", port(&any), false),
+            (protocol::UDP, "127.0.0.1", port(&udp), true),
+            (protocol::UDP, "127.0.0.3", port(&udp), false),
+            (protocol::UDP, "127.0.0.1", port(&own), false),
+        ] {
+            let expected = there.then_some(this);
+            let at = SocketAddr::new(address.parse().unwrap(), port);
+            assert_eq!(found(protocol, address, port), expected, "{protocol} {at}");
+        }
     }
 }

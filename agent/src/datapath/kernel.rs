@@ -26,7 +26,7 @@ const QUIESCENCE: Duration = Duration::from_millis(20);
 /// Capacities of the policy tables.
 pub const CAPACITY: Capacity = Capacity { identities: 16384, addresses: 16384, rows: 262_144, sets: 65536 };
 
-type Table<K, V> = HashMap<MapData, K, V>;
+pub(super) type Table<K, V> = HashMap<MapData, K, V>;
 
 /// The datapath in the kernel.
 pub struct Kernel {
@@ -41,10 +41,10 @@ pub struct Kernel {
     addresses: LpmTrie<MapData, [u8; 16], AddressEntry>,
     rows: Table<RowKey, RowEntry>,
     sets: Table<u32, PortSet>,
-    connections: Table<u64, Connection>,
-    openings: Table<u64, u64>,
-    pending: Table<Tuple, Pending>,
-    udp_flows: Table<Tuple, UdpFlow>,
+    pub(super) connections: Table<u64, Connection>,
+    pub(super) openings: Table<u64, u64>,
+    pub(super) pending: Table<Tuple, Pending>,
+    pub(super) udp_flows: Table<Tuple, UdpFlow>,
     counters: PerCpuArray<MapData, u64>,
     border: Option<Border>,
     /// Whether the maps were there already: an agent has run before, and its verdicts are in force.
@@ -317,29 +317,6 @@ impl Kernel {
         ignore_absent(self.connections.remove(&cookie)).map_err(map_error("CONNECTIONS"))
     }
 
-    /// Removes UDP flows, half-open connections and openings in which nothing has happened for as long as given.
-    pub fn age(&mut self, now: u64, udp: Duration, pending: Duration) -> Result<(), Error> {
-        let old = |at: u64, limit: Duration| now.saturating_sub(at) > limit.as_nanos() as u64;
-        let flows: Vec<Tuple> =
-            entries(&self.udp_flows).filter(|(_, flow)| old(flow.seen, udp)).map(|(key, _)| key).collect();
-        for key in flows {
-            ignore_absent(self.udp_flows.remove(&key)).map_err(map_error("UDP_FLOWS"))?;
-        }
-        let half: Vec<Tuple> =
-            entries(&self.pending).filter(|(_, entry)| old(entry.at, pending)).map(|(key, _)| key).collect();
-        for key in half {
-            ignore_absent(self.pending.remove(&key)).map_err(map_error("PENDING"))?;
-        }
-        let orphans: Vec<u64> = entries(&self.openings)
-            .filter(|(_, cookie)| self.connections.get(cookie, 0).is_err())
-            .map(|(key, _)| key)
-            .collect();
-        for mac in orphans {
-            ignore_absent(self.openings.remove(&mac)).map_err(map_error("OPENINGS"))?;
-        }
-        Ok(())
-    }
-
     /// What was counted, summed over all processors.
     pub fn counters(&self) -> Result<Vec<(Counter, u64)>, Error> {
         Counter::ALL
@@ -377,7 +354,7 @@ impl Kernel {
     }
 }
 
-fn entries<K: aya::Pod, V: aya::Pod>(table: &Table<K, V>) -> impl Iterator<Item = (K, V)> + '_ {
+pub(super) fn entries<K: aya::Pod, V: aya::Pod>(table: &Table<K, V>) -> impl Iterator<Item = (K, V)> + '_ {
     table.iter().filter_map(Result::ok)
 }
 
@@ -389,7 +366,7 @@ pub(super) fn map_error(name: &'static str) -> impl Fn(MapError) -> Error {
     move |source| Error::Map { name, source }
 }
 
-fn ignore_absent(result: Result<(), MapError>) -> Result<(), MapError> {
+pub(super) fn ignore_absent(result: Result<(), MapError>) -> Result<(), MapError> {
     match result {
         Err(error) if is_errno(&error, libc::ENOENT) => Ok(()),
         other => other,

@@ -16,6 +16,9 @@ pub mod object;
 pub mod probe;
 mod refusal;
 mod refuse;
+mod sessions;
+mod trial;
+mod upkeep;
 
 use std::path::PathBuf;
 use std::{fs, io};
@@ -26,6 +29,8 @@ pub use border::{Border, Covered, Reach};
 pub use kernel::{CAPACITY, Fill, Kernel, NamePattern, monotonic};
 pub use load::{Channels, Polling};
 pub use refuse::Refuser;
+pub use sessions::{InUse, Refused, Sessions};
+pub use trial::send_sealed_syn;
 
 use crate::config::Config;
 

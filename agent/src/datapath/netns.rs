@@ -54,8 +54,17 @@ fn children(directory: &str) -> impl Iterator<Item = PathBuf> {
 
 /// Every network namespace that some process lives in or that has a name, with one way in.
 pub fn all() -> HashMap<NetnsId, PathBuf> {
+    by_number(children("/proc").map(|process| process.join("ns/net")).chain(children("/run/netns")))
+}
+
+/// Every network namespace that one of these processes lives in.
+pub fn of(pids: impl Iterator<Item = String>) -> HashMap<NetnsId, PathBuf> {
+    by_number(pids.map(|pid| Path::new("/proc").join(pid).join("ns/net")))
+}
+
+fn by_number(paths: impl Iterator<Item = PathBuf>) -> HashMap<NetnsId, PathBuf> {
     let mut found = HashMap::new();
-    for path in children("/proc").map(|process| process.join("ns/net")).chain(children("/run/netns")) {
+    for path in paths {
         if let Ok(meta) = fs::metadata(&path) {
             found.entry(NetnsId(meta.ino() as u32)).or_insert(path);
         }

@@ -15,10 +15,11 @@ use waxseal_common::tables::Mode;
 use crate::attest::Attested;
 use crate::workload::{IdentityInfo, Origin, Workload};
 
+mod proven;
 mod store;
 
 pub use store::Corruption;
-use store::{Entry, State, Store};
+use store::{Entry, Lasting, State, Store};
 
 /// How long a number that was given back belongs to nobody else.
 pub const QUARANTINE: Duration = Duration::from_hours(1);
@@ -111,13 +112,20 @@ impl Registry {
     pub fn assign(&mut self, attested: &Attested) -> Result<IdentityInfo, Error> {
         let workload = attested.workload();
         let known = self.state.identities.iter().position(|entry| entry.is_of(workload));
+        if let Some(entry) = known.and_then(|index| self.state.identities.get(index)) {
+            let mut taken = entry.clone();
+            taken.take_up(workload)?;
+            if taken == *entry {
+                return Ok(entry.info());
+            }
+        }
         let mut state = self.state.clone();
         let index = match known {
             Some(index) => {
                 state.identities[index].take_up(workload)?;
                 index
             }
-            None => self.add(&mut state, workload)?,
+            None => self.add(&mut state, |number| Entry::new(number, workload))?,
         };
         let info = state.identities[index].info();
         self.keep(state)?;
@@ -180,9 +188,9 @@ impl Registry {
     }
 
     /// Adds an entry with a fresh number, or with the one that has been free longest.
-    fn add(&self, state: &mut State, workload: &Workload) -> Result<usize, Error> {
+    fn add(&self, state: &mut State, entry: impl FnOnce(u32) -> Entry) -> Result<usize, Error> {
         if state.next < IdentityId::FIRST_WORKLOAD.0 + self.numbers {
-            let entry = Entry::new(state.next, workload);
+            let entry = entry(state.next);
             state.next += 1;
             state.identities.push(entry);
             return Ok(state.identities.len() - 1);
@@ -193,14 +201,14 @@ impl Registry {
             state.identities.iter().enumerate().filter_map(|(i, entry)| Some((i, entry.released?)));
         let oldest = released.min_by_key(|(_, at)| *at);
         let (index, _) = oldest.as_ref().filter(free).copied().ok_or(Error::Exhausted)?;
-        state.identities[index] = Entry::new(state.identities[index].id, workload);
+        state.identities[index] = entry(state.identities[index].id);
         Ok(index)
     }
 
     /// Writes a new state and then takes it over; the old one stays when writing fails.
     fn keep(&mut self, state: State) -> Result<(), Error> {
         if state != self.state {
-            self.store.save(&state)?;
+            self.store.save(&state, Lasting::OnDisk)?;
             self.state = state;
         }
         Ok(())
@@ -217,6 +225,7 @@ impl Entry {
             name: workload.name.clone(),
             mode: workload.mode.map(Into::into),
             released: None,
+            remote: false,
         }
     }
 
@@ -232,12 +241,13 @@ impl Entry {
         self.namespace.clone_from(&workload.namespace);
         self.name.clone_from(&workload.name);
         self.mode = workload.mode.map(Into::into);
+        self.remote = false;
     }
 
     /// Gives the number to a workload with its SPIFFE ID and labels. While it is given out it keeps its name: two
     /// documents may describe one identity, as long as policies treat them alike.
     fn take_up(&mut self, workload: &Workload) -> Result<(), Error> {
-        if self.released.take().is_some() || self.is_named(workload) {
+        if self.released.take().is_some() || self.remote || self.is_named(workload) {
             self.describe(workload);
             return Ok(());
         }

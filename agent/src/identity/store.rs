@@ -56,6 +56,9 @@ pub(super) struct Entry {
     pub(super) mode: Option<ModeName>,
     /// When it was given back, in seconds since 1970; `None` while it is given out.
     pub(super) released: Option<u64>,
+    /// It is known by a handshake with another node only; its name is made from its SPIFFE ID.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(super) remote: bool,
 }
 
 /// A mode as the file spells it.
@@ -137,6 +140,15 @@ impl State {
     }
 }
 
+/// What a write must survive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Lasting {
+    /// Everything: it is on the disk before anybody sees it.
+    OnDisk,
+    /// The end of the agent, not of the machine. For numbers that only the kernel's tables name: those go with it.
+    ThisBoot,
+}
+
 /// Where the file is.
 #[derive(Debug)]
 pub(super) struct Store {
@@ -170,10 +182,10 @@ impl Store {
         State::parse(&text).map_err(corrupt)
     }
 
-    /// Replaces the file; when this returns it is on the disk. After an error the old one is still there.
-    pub(super) fn save(&self, state: &State) -> Result<(), Error> {
+    /// Replaces the file. After an error the old one is still there.
+    pub(super) fn save(&self, state: &State, lasting: Lasting) -> Result<(), Error> {
         let new = self.file.with_extension("json.new");
-        let written = self.replace(&new, state);
+        let written = self.replace(&new, state, lasting);
         if written.is_err() {
             // Room for the next try; it may not be there at all.
             let _ = fs::remove_file(&new);
@@ -181,7 +193,7 @@ impl Store {
         written.map_err(|source| Error::Write { file: self.file.clone(), source })
     }
 
-    fn replace(&self, new: &Path, state: &State) -> io::Result<()> {
+    fn replace(&self, new: &Path, state: &State, lasting: Lasting) -> io::Result<()> {
         let mut text = serde_json::to_vec_pretty(state)?;
         text.push(b'\n');
         match fs::remove_file(new) {
@@ -190,8 +202,13 @@ impl Store {
         }
         let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(new)?;
         file.write_all(&text)?;
-        file.sync_all()?;
+        if lasting == Lasting::OnDisk {
+            file.sync_all()?;
+        }
         fs::rename(new, &self.file)?;
-        File::open(&self.directory)?.sync_all()
+        if lasting == Lasting::OnDisk {
+            File::open(&self.directory)?.sync_all()?;
+        }
+        Ok(())
     }
 }

@@ -8,18 +8,19 @@ use aya::maps::{MapData, RingBuf};
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::{MissedTickBehavior, interval};
 use waxseal_common::address::Address;
-use waxseal_common::ids::CgroupId;
+use waxseal_common::ids::{CgroupId, IdentityId};
 use waxseal_common::state::{Connection, Counter, Endpoint};
 use waxseal_common::tables::Mode;
 
+use super::Error;
 use super::adopt::Survey;
 use super::border::Changes;
 use super::ceiling::{self, Ceiling};
+use super::lastgood::LastGood;
+use super::mesh::{Request, Ties};
 use super::names::NameBook;
 use super::refusals::Refuse;
 use super::rings::asynchronous;
-use super::tree::local_addresses;
-use super::{Error, lastgood};
 use crate::api::{Command, Hub, PolicyFailure, PolicyReport};
 use crate::attest::{Decision, Owner, ProcFacts};
 use crate::cgroup::{Cgroup, Tree};
@@ -27,7 +28,7 @@ use crate::config::Config;
 use crate::datapath::{Border, Kernel, monotonic};
 use crate::flows::Time;
 use crate::identity::Registry;
-use crate::policy::{self, Compiled, Compiler, PolicySet};
+use crate::policy::{Compiled, Compiler, Library, Ownership, PolicySet};
 use crate::watch::Watcher;
 
 /// How often things are looked at that nobody tells about.
@@ -54,6 +55,8 @@ pub(super) struct Shared {
     pub(super) names: Arc<NameBook>,
     pub(super) hub: Arc<Hub>,
     pub(super) refuse: Refuse,
+    /// What the mesh is told, and its tables.
+    pub(super) ties: Ties,
     /// Somebody may have called an address of this node that is not known yet.
     pub(super) look: Arc<Notify>,
 }
@@ -74,6 +77,9 @@ pub(super) struct Control {
     pub(super) compiler: Compiler,
     pub(super) compiled: Compiled,
     pub(super) set: PolicySet,
+    /// The files of the documents as they were read last.
+    library: Library,
+    last_good: LastGood,
     pub(super) cgroups: BTreeMap<CgroupId, Cgroup>,
     pub(super) decisions: BTreeMap<CgroupId, Decision>,
     pub(super) owners: BTreeMap<CgroupId, Owner>,
@@ -84,6 +90,8 @@ pub(super) struct Control {
     pub(super) adopted: BTreeSet<u64>,
     /// The addresses of this node, in every namespace.
     pub(super) local: BTreeSet<Address>,
+    /// Workloads of other nodes that have a number here, and when something last named it.
+    pub(super) remote: BTreeMap<IdentityId, Instant>,
     /// The devices that lead to other nodes; `None` while this node keeps to itself.
     pub(super) border: Option<Border>,
     pub(super) policy: PolicyReport,
@@ -111,6 +119,8 @@ impl Control {
             compiler: Compiler::new(pinned.first_free),
             compiled: pinned.compiled,
             set: PolicySet::default(),
+            library: Library::new(config.trust_domain.clone(), Ownership::Trusted),
+            last_good: LastGood::new(&config.state),
             cgroups: BTreeMap::new(),
             decisions: BTreeMap::new(),
             owners: BTreeMap::new(),
@@ -118,6 +128,7 @@ impl Control {
             leaving: BTreeMap::new(),
             adopted: adopted(&kernel),
             local: BTreeSet::new(),
+            remote: BTreeMap::new(),
             border: None,
             policy: PolicyReport {
                 directory: super::reports::shown(&config.policies),
@@ -139,7 +150,8 @@ impl Control {
         control.kernel.write_all(&pinned.settle)?;
         control.kernel.set_ceiling(control.ceiling.map_or(Mode::Enforce, |ceiling| ceiling.mode))?;
         control.scan()?;
-        control.local = local_addresses();
+        control.local = control.places();
+        control.remember_remote();
         control.first_set()?;
         if control.config.has_border() {
             // Before anybody can write a seal that may leave.
@@ -154,12 +166,11 @@ impl Control {
 
     /// The first set of documents. Bad ones are refused at a first start; later the last good ones stay in force.
     fn first_set(&mut self) -> Result<(), Error> {
-        let loaded = policy::load(std::slice::from_ref(&self.config.policies), &self.config.trust_domain);
-        let errors = match loaded {
+        let errors = match self.library.load(std::slice::from_ref(&self.config.policies)) {
             Ok(set) => return self.install_loaded(set).map_err(Error::Settle),
             Err(errors) => errors,
         };
-        let Some(set) = lastgood::read(&self.config.state, &self.config.trust_domain) else {
+        let Some(set) = self.last_good.read(&self.config.trust_domain) else {
             return Err(Error::Policy(Box::new(errors)));
         };
         self.fail(&errors);
@@ -172,9 +183,7 @@ impl Control {
         self.install(set)?;
         self.policy.failure = None;
         self.describe_set();
-        if let Err(error) =
-            lastgood::keep(&self.config.policies, &self.config.state, &self.config.trust_domain)
-        {
+        if let Err(error) = self.last_good.keep(self.library.texts()) {
             tracing::error!(%error, "cannot keep a copy of the documents; a restart over bad ones would not start");
         }
         Ok(())
@@ -198,7 +207,7 @@ impl Control {
 
     /// Reads the documents anew.
     fn reload(&mut self) {
-        match policy::load(std::slice::from_ref(&self.config.policies), &self.config.trust_domain) {
+        match self.library.load(std::slice::from_ref(&self.config.policies)) {
             Ok(set) => {
                 if let Err(error) = self.install_loaded(set) {
                     self.fail(&error);
@@ -212,6 +221,7 @@ impl Control {
     pub(super) async fn run(
         &mut self,
         mut commands: mpsc::Receiver<Command>,
+        mut requests: mpsc::Receiver<Request>,
         ring: RingBuf<MapData>,
         mut stopped: oneshot::Receiver<()>,
     ) -> Result<(), Error> {
@@ -229,6 +239,7 @@ impl Control {
             tokio::select! {
                 _ = &mut stopped => return Ok(()),
                 Some(command) = commands.recv() => self.answer(command),
+                Some(request) = requests.recv() => self.serve(request),
                 ready = ring.readable_mut() => {
                     let mut ready = ready.map_err(Error::Start)?;
                     self.cgroup_events(ready.get_inner_mut());
@@ -255,6 +266,7 @@ impl Control {
     }
 
     fn tick(&mut self, ticks: u64) {
+        self.beat();
         self.tell_losses();
         let waiting: BTreeSet<CgroupId> = self
             .decisions
@@ -273,6 +285,7 @@ impl Control {
         }
         if ticks.is_multiple_of(AGE_TICKS) {
             self.age();
+            self.forget_remote();
             if self.leaving.values().any(|since| since.elapsed() > LINGER) {
                 self.settle_cgroups(&BTreeSet::new());
             }

@@ -10,9 +10,11 @@ mod ceiling;
 mod control;
 mod history;
 mod lastgood;
+mod mesh;
 mod metrics;
 mod names;
 mod refusals;
+mod reporters;
 mod reports;
 mod revoke;
 mod rings;
@@ -26,15 +28,17 @@ use std::{io, thread};
 use thiserror::Error;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::task::JoinSet;
 
 use crate::api::{Hub, Server, SocketError};
 use crate::cgroup::{self, Tree};
 use crate::config::Config;
 use crate::datapath::{self, Channels, Kernel};
 use crate::metrics::Metrics;
-use crate::{identity, policy, watch};
+use crate::{identity, pki, policy, watch};
 use control::Control;
 use names::NameBook;
+use rings::Desk;
 
 /// Why the agent does not start, or has stopped.
 #[derive(Debug, Error)]
@@ -66,6 +70,17 @@ pub enum Error {
     /// The directory of the documents cannot be watched.
     #[error(transparent)]
     Watch(#[from] watch::Error),
+    /// Certificates.
+    #[error(transparent)]
+    Credentials(#[from] pki::StartError),
+    /// The port for other agents.
+    #[error("cannot answer other agents at {address}: {source}")]
+    Listen {
+        /// Where.
+        address: std::net::SocketAddr,
+        /// The system's word.
+        source: io::Error,
+    },
     /// A file of the agent's own.
     #[error("cannot {call} {}: {source}", path.display())]
     File {
@@ -130,13 +145,17 @@ async fn serve(config: Config) -> Result<(), Error> {
     let metrics = Arc::new(Metrics::new(config.metrics_pairs));
     let (refuse, refusals) = refusals::channel();
     let mut kernel = Kernel::open(&config, tree.root())?;
-    let Channels { flows, denials, cgroups, notices: _, datagrams: _, polling, log } = kernel.channels()?;
+    let Channels { flows, denials, cgroups, notices, datagrams, polling, log } = kernel.channels()?;
+    let credentials = Arc::new(mesh::credentials(&config).await?);
+    let (ties, requests, beginning) = mesh::tie(&config, &credentials, &names)?.split();
+    let (resumed, mesh_config) = (kernel.resumed, config.clone());
     let look = Arc::new(Notify::new());
     let shared = control::Shared {
         look: Arc::clone(&look),
         names: Arc::clone(&names),
         hub: Arc::clone(&hub),
         refuse: refuse.clone(),
+        ties,
     };
     let (commands, inbox) = mpsc::channel(64);
     let (stop, stopped) = oneshot::channel();
@@ -155,7 +174,7 @@ async fn serve(config: Config) -> Result<(), Error> {
             match Control::start(config, tree, kernel, shared) {
                 Ok(mut control) => {
                     let _ = ready.send(Ok(()));
-                    handle.block_on(control.run(inbox, cgroups, stopped))
+                    handle.block_on(control.run(inbox, requests, cgroups, stopped))
                 }
                 Err(error) => {
                     let _ = ready.send(Err(error));
@@ -166,22 +185,24 @@ async fn serve(config: Config) -> Result<(), Error> {
         .map_err(Error::Start)?;
     started.await.unwrap_or_else(|_| Err(Error::Start(io::Error::other("the control thread ended"))))?;
 
-    let desk = rings::Desk { names, hub: Arc::clone(&hub), metrics, refuse, look };
-    let drain = tokio::spawn(rings::drain(flows, denials, polling, desk));
-    let log = tokio::spawn(rings::log(log));
-    let answer = tokio::spawn(server.serve(hub, commands));
-    datapath::trim_memory();
-    tracing::info!("ready");
-    let mut terminate = signal(SignalKind::terminate()).map_err(Error::Start)?;
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = tokio::signal::ctrl_c() => {}
+    let mut tasks = JoinSet::new();
+    let mut mesh = None;
+    if mesh_config.has_mesh() {
+        let (begun, control) = beginning.start(&mesh_config, resumed, &credentials).await?;
+        tasks.spawn(mesh::read(begun.clone(), notices, datagrams, control));
+        metrics.add(Arc::new(begun.clone()));
+        mesh = Some(begun);
     }
+    metrics.add(Arc::new(reporters::Certificates(credentials)));
+    let desk = Desk { names, hub: Arc::clone(&hub), metrics, refuse, look, mesh };
+    tasks.spawn(rings::drain(flows, denials, polling, desk));
+    tasks.spawn(rings::log(log));
+    tasks.spawn(server.serve(hub, commands));
+    datapath::trim_memory();
+    until_told().await?;
     tracing::info!("stopping; the programs in the kernel go on judging until `waxseal uninstall`");
     let _ = stop.send(());
-    answer.abort();
-    drain.abort();
-    log.abort();
+    tasks.shutdown().await;
     if let Some(scrape) = scrape {
         scrape.abort();
     }
@@ -190,4 +211,15 @@ async fn serve(config: Config) -> Result<(), Error> {
     drop(refusals);
     drop(history);
     ended
+}
+
+/// Waits for a signal that means to stop.
+async fn until_told() -> Result<(), Error> {
+    tracing::info!("ready");
+    let mut terminate = signal(SignalKind::terminate()).map_err(Error::Start)?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = tokio::signal::ctrl_c() => {}
+    }
+    Ok(())
 }

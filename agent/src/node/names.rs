@@ -1,6 +1,6 @@
 //! The book of names: what the kernel's numbers mean. Written by the control thread, read for every event.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
 use waxseal_common::ids::{CgroupId, IdentityId, RuleId};
@@ -36,10 +36,9 @@ struct Pages {
 
 impl NameBook {
     pub(super) fn new(config: &Config) -> Self {
-        let node = nix::unistd::gethostname().unwrap_or_default();
         Self {
             pages: RwLock::default(),
-            node: escape(&node.to_string_lossy()).into(),
+            node: escape(&config.node).into(),
             instance: config.instance.as_str().into(),
         }
     }
@@ -50,14 +49,19 @@ impl NameBook {
         self.write(|pages| pages.identities.extend(named));
     }
 
-    /// Learns the rules of a revision.
-    pub(super) fn learn_rules<'a>(&self, rules: impl Iterator<Item = (&'a RuleId, &'a RuleInfo)>) {
-        let named: Vec<_> = rules
+    /// Learns the rules of a revision. A number that is known already means what it meant.
+    pub(super) fn learn_rules(&self, rules: &BTreeMap<RuleId, Arc<RuleInfo>>) {
+        let new: Vec<_> = {
+            let book = self.open();
+            rules.iter().filter(|(id, _)| !book.pages.rules.contains_key(id)).collect()
+        };
+        let named: Vec<_> = new
+            .into_iter()
             .map(|(id, info)| (*id, Arc::new(Rule::new(&info.policy, info.rule.as_deref(), &info.origin))))
             .collect();
         self.write(|pages| {
-            if pages.rules.len() > OLD_RULES {
-                pages.rules.clear();
+            if pages.rules.len() > OLD_RULES + rules.len() {
+                pages.rules.retain(|id, _| rules.contains_key(id));
             }
             pages.rules.extend(named);
         });

@@ -49,6 +49,8 @@ impl Control {
             Command::Mode { change, reply } => drop(reply.send(self.change_mode(change))),
             Command::Explain { question, reply } => drop(reply.send(self.explain(&question))),
             Command::Policy(reply) => drop(reply.send(self.policy.clone())),
+            Command::Sessions(reply) => self.report_sessions(reply),
+            Command::Probe { address, reply } => self.probe(address, reply),
         }
     }
 
@@ -85,6 +87,7 @@ impl Control {
                 .map(|(counter, value)| (counter.as_str().to_owned(), value))
                 .collect(),
             taps: self.shared.hub.report(),
+            mesh: self.mesh_report(),
         }
     }
 

@@ -3,7 +3,7 @@
 use waxseal_common::flow::{FlowEvent, Hook, Kind};
 use waxseal_common::state::Connection;
 use waxseal_common::tables::Mode;
-use waxseal_common::verdict::{Direction, Peer, Question, Verdict, decide};
+use waxseal_common::verdict::{Direction, Judgement, Peer, Question, Verdict, decide};
 
 use super::control::Control;
 use crate::datapath::monotonic;
@@ -22,16 +22,20 @@ impl Control {
             }
             // A cgroup that was refused gets nothing; its next packet is dropped, and the event tells why.
             if record.owner.is_workload() {
-                self.end_if_denied(cookie, &record, ceiling);
+                let judged = self.judge(&record, ceiling);
+                if judged.verdict == Verdict::Deny {
+                    self.end(cookie, &record, judged);
+                }
             }
         }
     }
 
-    fn end_if_denied(&self, cookie: u64, record: &Connection, ceiling: Mode) {
+    /// What the policy in force says of a connection.
+    pub(super) fn judge(&self, record: &Connection, ceiling: Mode) -> Judgement {
         let opener = record.opener == 1;
         let direction = if opener { Direction::Egress } else { Direction::Ingress };
         let other = if opener { record.tuple.destination } else { record.tuple.source };
-        let judged = decide(
+        decide(
             &self.compiled,
             &Question {
                 direction,
@@ -43,16 +47,20 @@ impl Control {
                 port: record.port,
             },
             ceiling,
-        );
-        if judged.verdict != Verdict::Deny {
-            return;
-        }
+        )
+    }
+
+    /// Ends one open connection and tells why.
+    pub(super) fn end(&self, cookie: u64, record: &Connection, judged: Judgement) {
+        let opener = record.opener == 1;
+        let direction = if opener { Direction::Egress } else { Direction::Ingress };
         let event = FlowEvent {
             at: monotonic(),
             revision: self.kernel.revision().unwrap_or_default(),
             cookie,
             cgroup: record.cgroup,
             duration: monotonic().saturating_sub(record.opened),
+            session: record.session,
             tuple: record.tuple,
             source: if opener { record.owner } else { record.peer },
             destination: if opener { record.peer } else { record.owner },

@@ -10,6 +10,8 @@ use tokio::sync::Notify;
 use tokio::task::{JoinSet, yield_now};
 use tokio::time::sleep;
 use waxseal_common::flow::{FlowEvent, Hook};
+use waxseal_common::verdict::Reason;
+use waxseal_common::wire::Spi;
 use zerocopy::FromBytes as _;
 
 use super::names::{NameBook, OpenBook};
@@ -17,6 +19,7 @@ use super::refusals::Refuse;
 use crate::api::Hub;
 use crate::datapath::Polling;
 use crate::flows::{Cause, Flow, Loss, enrich};
+use crate::mesh::Mesh;
 use crate::metrics::Metrics;
 
 /// How many events in one go mean that it is cheaper to look by the clock than to be woken.
@@ -60,7 +63,7 @@ pub(super) async fn log(logger: EbpfLogger<&'static dyn log::Log>) {
     }
 }
 
-/// To whom events go.
+/// Where events go.
 pub(super) struct Desk {
     pub(super) names: Arc<NameBook>,
     pub(super) hub: Arc<Hub>,
@@ -68,6 +71,8 @@ pub(super) struct Desk {
     pub(super) refuse: Refuse,
     /// Somebody may have called an address of this node that is not known yet.
     pub(super) look: Arc<Notify>,
+    /// Who tells senders of other nodes that they are mistaken.
+    pub(super) mesh: Option<Mesh>,
 }
 
 async fn drain_denials(ring: RingBuf<MapData>, desk: &Desk) -> std::io::Result<()> {
@@ -165,6 +170,11 @@ impl Desk {
         if event.hook == Hook::SkbIngress as u8 && event.flags & FlowEvent::SEALED == 0 {
             // Whoever showed no seal may have called an address that is this node's and not known as such yet.
             self.look.notify_one();
+        }
+        if event.reason == Reason::WrongDestination as u8
+            && let Some(mesh) = &self.mesh
+        {
+            mesh.wrong_destination(Spi(event.session));
         }
     }
 

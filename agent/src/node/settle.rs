@@ -79,7 +79,9 @@ const LINGERING: usize = 8192;
 impl Control {
     /// Judges every cgroup anew under a new set of documents and puts it into force.
     pub(super) fn install(&mut self, set: PolicySet) -> Result<(), Error> {
-        self.registry.refresh(&set.workloads)?;
+        if set.workloads != self.set.workloads {
+            self.registry.refresh(&set.workloads)?;
+        }
         self.facts.refresh();
         let decisions = self
             .cgroups
@@ -114,6 +116,7 @@ impl Control {
     fn settle(&mut self, set: &PolicySet, decisions: &BTreeMap<CgroupId, Decision>) -> Result<(), Error> {
         let mut settled = self.who_is_who(set, decisions);
         self.linger(&mut settled);
+        settled.used.extend(self.remote.keys());
         let wanted = self.compile(set)?;
         self.put_into_force(wanted)?;
         self.kernel.set_pending_mode(self.strictest(set))?;
@@ -125,6 +128,7 @@ impl Control {
             self.put_into_force(wanted)?;
         }
         self.owners = settled.owners;
+        self.publish();
         Ok(())
     }
 
@@ -204,13 +208,13 @@ impl Control {
         NodeDefaults { mode: self.config.mode, mesh: self.config.mesh.clone(), local }
     }
 
-    fn compile(&mut self, set: &PolicySet) -> Result<Compiled, Error> {
+    pub(super) fn compile(&mut self, set: &PolicySet) -> Result<Compiled, Error> {
         let defaults = self.defaults();
         Ok(self.compiler.compile(set, &self.registry.all(), &defaults)?)
     }
 
     /// Plans and applies; then ends what has become denied.
-    fn put_into_force(&mut self, wanted: Compiled) -> Result<(), Error> {
+    pub(super) fn put_into_force(&mut self, wanted: Compiled) -> Result<(), Error> {
         let revision = self.kernel.revision()?.next();
         let plan = policy::plan(&self.compiled, &wanted, revision, &CAPACITY)?;
         if plan.prepare.is_empty() && revision.0 > 1 {
@@ -220,7 +224,7 @@ impl Control {
         }
         // Names first: an event under the new revision may come before the next line runs.
         self.shared.names.learn_identities(self.registry.all().iter());
-        self.shared.names.learn_rules(wanted.rules.iter());
+        self.shared.names.learn_rules(&wanted.rules);
         self.kernel.apply(&plan, &self.compiled)?;
         self.compiled = wanted;
         self.kernel.clean(&plan)?;

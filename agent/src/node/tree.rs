@@ -1,16 +1,17 @@
 //! What the control thread knows of the host: its cgroup tree and its addresses.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::path::{Path, PathBuf};
 
 use aya::maps::{MapData, RingBuf};
 use waxseal_common::address::Address;
 use waxseal_common::flow::{CgroupChange, CgroupEvent};
-use waxseal_common::ids::CgroupId;
+use waxseal_common::ids::{CgroupId, NetnsId};
 use zerocopy::FromBytes as _;
 
 use super::Error;
 use super::control::Control;
+use super::mesh::Place;
 use crate::attest::{Decision, Owner};
 use crate::cgroup::Cgroup;
 use crate::datapath::netns;
@@ -106,19 +107,50 @@ impl Control {
 
     /// Learns the node's addresses anew. Towards them a SYN is sealed, and a destination may be a workload.
     pub(super) fn look_around(&mut self) {
-        let local = local_addresses();
+        let local = self.places();
         if local != self.local {
             self.local = local;
             self.settle_cgroups(&BTreeSet::new());
         }
     }
+
+    /// The addresses of this node, in every namespace. The mesh learns which namespace has which.
+    pub(super) fn places(&self) -> BTreeSet<Address> {
+        let places = places(self.namespaces());
+        let local = places.iter().flat_map(|place| place.addresses.iter().copied()).collect();
+        self.shared.ties.places.replace(places);
+        local
+    }
 }
 
-/// The addresses of this node, in every namespace.
-pub(super) fn local_addresses() -> BTreeSet<Address> {
+impl Control {
+    /// The namespaces of this node. An agent for a part of the cgroup tree may share the kernel with others, which are
+    /// other nodes to it: only where its own processes live counts.
+    fn namespaces(&self) -> HashMap<NetnsId, PathBuf> {
+        if self.config.cgroup_root.is_none() || !self.config.has_border() {
+            return netns::all();
+        }
+        let members = self.cgroups.values().filter_map(|cgroup| {
+            std::fs::read_to_string(self.tree.directory(&cgroup.path).join("cgroup.procs")).ok()
+        });
+        netns::of(members.flat_map(|list| list.lines().map(str::to_owned).collect::<Vec<_>>()))
+    }
+}
+
+/// The network namespaces of this node with their addresses, this process's own first.
+fn places(all: HashMap<NetnsId, PathBuf>) -> Vec<Place> {
     let own = netns::own().ok();
-    let others = netns::all().into_iter().filter(|(netns, _)| Some(*netns) != own);
-    others.flat_map(|(_, path)| addresses_in(Some(&path))).chain(addresses_in(None)).collect()
+    let own_place = own.map(|netns| Place {
+        netns,
+        path: Path::new("/proc/self/ns/net").to_owned(),
+        addresses: addresses_in(None),
+    });
+    let others = all.into_iter().filter(|(netns, _)| Some(*netns) != own);
+    let others = others.map(|(netns, path)| {
+        let addresses = addresses_in(Some(&path));
+        Place { netns, path, addresses }
+    });
+    own_place.into_iter().chain(others).collect()
 }
 
 /// The addresses of a namespace; of this process's own without one. What cannot be read has none.

@@ -1,6 +1,7 @@
 //! Which policies select which workload.
 
 use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
 
 use super::set::IdentityPolicy;
 use crate::workload::{IdentityInfo, Labels};
@@ -22,7 +23,7 @@ pub(super) struct Bindings {
 }
 
 impl Bindings {
-    pub(super) fn new(policies: &[IdentityPolicy], identities: &[IdentityInfo]) -> Self {
+    pub(super) fn new(policies: &[Arc<IdentityPolicy>], identities: &[IdentityInfo]) -> Self {
         let index = Index::new(policies);
         let mut known: HashMap<(&str, &Labels, Option<&str>), usize> = HashMap::new();
         let mut groups = Vec::new();
@@ -54,13 +55,13 @@ impl Bindings {
 /// Policies by namespace and by the first label they ask for, so that a workload does not try all of them. A policy for
 /// every namespace is under `None`.
 struct Index<'a> {
-    policies: &'a [IdentityPolicy],
+    policies: &'a [Arc<IdentityPolicy>],
     whole_namespace: HashMap<Option<&'a str>, Vec<usize>>,
     by_label: HashMap<(Option<&'a str>, &'a str, &'a str), Vec<usize>>,
 }
 
 impl<'a> Index<'a> {
-    fn new(policies: &'a [IdentityPolicy]) -> Self {
+    fn new(policies: &'a [Arc<IdentityPolicy>]) -> Self {
         let mut index = Self { policies, whole_namespace: HashMap::new(), by_label: HashMap::new() };
         for (place, policy) in policies.iter().enumerate() {
             let namespace = policy.target.namespace.as_deref();

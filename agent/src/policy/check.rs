@@ -1,6 +1,6 @@
 //! `waxseal policy check`: reads files as the agent would, says what each document became, and what a person should look at.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::path::PathBuf;
 
@@ -9,6 +9,7 @@ use waxseal_common::ids::IdentityId;
 use waxseal_common::tables::Mode;
 use waxseal_common::verdict::Direction;
 
+use super::by_namespace::ByNamespace;
 use super::compile::Compiler;
 use super::compiled::Compiled;
 use super::describe::{labels_text, rule_text, target_text};
@@ -53,6 +54,9 @@ pub struct DocumentReport {
     pub origin: Origin,
     /// In words, a line each.
     pub became: Vec<String>,
+    /// The rows that its rules compile to, a line each; `None` when nobody asked for them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rows: Option<Vec<String>>,
 }
 
 /// How many entries the tables hold for the workloads that the files name.
@@ -70,6 +74,11 @@ pub struct Sizes {
 
 /// Checks files and directories. Whose files they are does not matter here: nothing is put into force.
 pub fn check(paths: &[PathBuf], trust_domain: &TrustDomain, strict: bool) -> CheckReport {
+    check_with(paths, trust_domain, strict, false)
+}
+
+/// [`check`], with the compiled rows of each document when `rows` is set.
+pub fn check_with(paths: &[PathBuf], trust_domain: &TrustDomain, strict: bool, rows: bool) -> CheckReport {
     let mut report = CheckReport {
         errors: None,
         compile_error: None,
@@ -80,7 +89,7 @@ pub fn check(paths: &[PathBuf], trust_domain: &TrustDomain, strict: bool) -> Che
         strict,
     };
     match load_from(paths, trust_domain, Ownership::Anybody) {
-        Ok(set) => report.fill(&set, trust_domain),
+        Ok(set) => report.fill(&set, trust_domain, rows),
         Err(errors) => report.errors = Some(errors),
     }
     report
@@ -130,6 +139,39 @@ fn imagined(set: &PolicySet, trust_domain: &TrustDomain, known: &[IdentityInfo])
     identities
 }
 
+/// How many more are imagined for the rows of peers. Whoever has more documents reads the rows of some.
+const MANY: usize = 4096;
+
+/// Adds somebody for each peer that nobody is yet: rows are for those who are known.
+fn imagine_peers(set: &PolicySet, trust_domain: &TrustDomain, identities: &mut Vec<IdentityInfo>) {
+    let mut seen: HashSet<(Option<SpiffeId>, String, Labels)> = HashSet::new();
+    for info in identities.iter() {
+        seen.insert((None, info.namespace.clone(), info.labels.clone()));
+        seen.insert((Some(info.spiffe_id.clone()), String::new(), Labels::new()));
+    }
+    let most = identities.len() + MANY;
+    let rules = set.policies.iter().flat_map(|policy| policy.ingress.iter().chain(&policy.egress)).flatten();
+    for peer in rules.filter_map(|rule| rule.peers.as_ref()).flatten() {
+        for (id, namespace, labels) in peer.examples() {
+            let key = match &id {
+                Some(id) => (Some(id.clone()), String::new(), Labels::new()),
+                None => (None, namespace.clone(), labels.clone()),
+            };
+            if identities.len() >= most || !seen.insert(key) {
+                continue;
+            }
+            let name = match &id {
+                Some(id) => id.path().rsplit('/').next().unwrap_or_default().to_owned(),
+                None => format!("imagined-{}", identities.len()),
+            };
+            let made = || SpiffeId::for_workload(trust_domain, &namespace, &name).ok();
+            let Some(spiffe_id) = id.or_else(made) else { continue };
+            let id = number(identities.len());
+            identities.push(IdentityInfo { id, spiffe_id, namespace, name, labels, mode: None });
+        }
+    }
+}
+
 impl CheckReport {
     /// 0 when all is well, 1 when there are warnings and they count, 2 when there are mistakes.
     pub fn exit_code(&self) -> u8 {
@@ -140,19 +182,38 @@ impl CheckReport {
         }
     }
 
-    fn fill(&mut self, set: &PolicySet, trust_domain: &TrustDomain) {
+    fn fill(&mut self, set: &PolicySet, trust_domain: &TrustDomain, rows: bool) {
         self.files = set.files;
         self.warnings = lint(set);
         self.documents = documents(set);
         let defaults = NodeDefaults { mode: Mode::Audit, mesh: Vec::new(), local: Vec::new() };
         let known = expected_identities(set);
+        let mut everybody = imagined(set, trust_domain, &known);
+        if rows {
+            imagine_peers(set, trust_domain, &mut everybody);
+        }
         let compile = |identities: &[IdentityInfo]| Compiler::new(1).compile(set, identities, &defaults);
-        match compile(&known).and_then(|compiled| {
-            compile(&imagined(set, trust_domain, &known))?;
-            Ok(compiled)
-        }) {
-            Ok(compiled) => self.sizes = Sizes::of(&compiled),
+        match compile(&known).and_then(|compiled| Ok((compiled, compile(&everybody)?))) {
+            Ok((compiled, whole)) => {
+                self.sizes = Sizes::of(&compiled);
+                if rows {
+                    self.add_rows(&whole, &everybody);
+                }
+            }
             Err(error) => self.compile_error = Some(error.to_string()),
+        }
+    }
+
+    fn add_rows(&mut self, compiled: &Compiled, identities: &[IdentityInfo]) {
+        let mut by_document: HashMap<(&str, &str), Vec<String>> = HashMap::new();
+        for (rule, lines) in compiled.lines_of_rules(identities) {
+            let Some(info) = compiled.rules.get(&rule) else { continue };
+            let list = by_document.entry((info.kind, info.policy.as_str())).or_default();
+            list.extend(lines.into_iter().map(|line| format!("{line} ({})", info.title())));
+        }
+        for document in &mut self.documents {
+            let lines = by_document.remove(&(document.kind, document.name.as_str()));
+            document.rows = Some(lines.unwrap_or_default());
         }
     }
 }
@@ -165,19 +226,35 @@ impl Sizes {
 }
 
 fn documents(set: &PolicySet) -> Vec<DocumentReport> {
-    let mut documents: Vec<DocumentReport> =
-        set.policies.iter().map(|policy| policy_report(set, policy)).collect();
-    documents.extend(set.workloads.iter().map(|workload| workload_report(set, workload)));
+    let near = ByNamespace::new(set);
+    let mut documents: Vec<DocumentReport> = Vec::with_capacity(set.policies.len());
+    for policy in &set.policies {
+        let mut report = policy_report(&near, policy);
+        match documents.last_mut() {
+            // The parts of one document are told together.
+            Some(last) if policy.part > 0 && last.origin == report.origin => {
+                last.became.append(&mut report.became);
+            }
+            _ => documents.push(report),
+        }
+    }
+    documents.extend(set.workloads.iter().map(|workload| workload_report(&near, workload)));
     documents.extend(set.namespaces.values().map(namespace_report));
     documents.extend(set.mesh.as_ref().map(mesh_report));
+    documents.extend(set.silent.iter().map(|silent| DocumentReport {
+        kind: silent.kind,
+        name: silent.title.clone(),
+        origin: silent.origin.clone(),
+        became: vec![silent.became.clone()],
+        rows: None,
+    }));
     documents.sort_by(|a, b| a.origin.cmp(&b.origin));
     documents
 }
 
-fn policy_report(set: &PolicySet, policy: &IdentityPolicy) -> DocumentReport {
+fn policy_report(near: &ByNamespace<'_>, policy: &IdentityPolicy) -> DocumentReport {
     let whom = format!("protects {}", target_text(&policy.target, &policy.except));
-    let selected: Vec<String> =
-        set.workloads.iter().filter(|workload| policy.selects(*workload)).map(Workload::full_name).collect();
+    let selected: Vec<String> = near.selected(policy).into_iter().map(Workload::full_name).collect();
     let known =
         if selected.is_empty() { String::new() } else { format!(" (known: {})", selected.join(", ")) };
     let mut became = vec![format!("{whom}{known}")];
@@ -193,24 +270,37 @@ fn policy_report(set: &PolicySet, policy: &IdentityPolicy) -> DocumentReport {
             became.push(format!("{word}: what no rule allows is denied"));
         }
     }
-    DocumentReport { kind: policy.kind, name: policy.title(), origin: policy.origin.clone(), became }
+    DocumentReport {
+        kind: policy.kind,
+        name: policy.title(),
+        origin: policy.origin.clone(),
+        became,
+        rows: None,
+    }
 }
 
-fn workload_report(set: &PolicySet, workload: &Workload) -> DocumentReport {
+fn workload_report(near: &ByNamespace<'_>, workload: &Workload) -> DocumentReport {
     let mut became = vec![format!("is {}", workload.spiffe_id)];
     if !workload.labels.is_empty() {
         became.push(format!("carries {}", labels_text(&workload.labels)));
     }
     became.extend(selector_texts(workload));
     became.extend(workload.mode.map(|mode| format!("is in mode {}, whatever policies say", mode.as_str())));
-    let selecting: Vec<String> =
-        set.policies.iter().filter(|policy| policy.selects(workload)).map(IdentityPolicy::title).collect();
+    let mut selecting: Vec<String> =
+        near.selecting(workload).into_iter().map(IdentityPolicy::title).collect();
+    selecting.dedup();
     became.push(if selecting.is_empty() {
         "no policy selects it".to_owned()
     } else {
         format!("selected by {}", selecting.join(", "))
     });
-    DocumentReport { kind: "Workload", name: workload.full_name(), origin: workload.origin.clone(), became }
+    DocumentReport {
+        kind: "Workload",
+        name: workload.full_name(),
+        origin: workload.origin.clone(),
+        became,
+        rows: None,
+    }
 }
 
 fn selector_texts(workload: &Workload) -> Vec<String> {
@@ -250,6 +340,7 @@ fn namespace_report(namespace: &Namespace) -> DocumentReport {
         name: namespace.name.clone(),
         origin: namespace.origin.clone(),
         became,
+        rows: None,
     }
 }
 
@@ -263,7 +354,7 @@ fn mesh_report(mesh: &Mesh) -> DocumentReport {
         Some(via) => format!("the agent for {} answers at {via}", peer.cidr),
         None => format!("the agent for {} answers at the destination itself", peer.cidr),
     }));
-    DocumentReport { kind: "Mesh", name: mesh.name.clone(), origin: mesh.origin.clone(), became }
+    DocumentReport { kind: "Mesh", name: mesh.name.clone(), origin: mesh.origin.clone(), became, rows: None }
 }
 
 impl fmt::Display for CheckReport {
@@ -278,6 +369,9 @@ impl fmt::Display for CheckReport {
             writeln!(f, "{} {} ({})", document.kind, document.name, document.origin)?;
             for line in &document.became {
                 writeln!(f, "  {line}")?;
+            }
+            for line in document.rows.iter().flatten() {
+                writeln!(f, "  | {line}")?;
             }
         }
         for warning in &self.warnings {

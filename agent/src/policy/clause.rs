@@ -4,7 +4,7 @@
 //! [`Clause`] is about the identity of an end or about its address, never about both, because the tables keep them apart.
 
 use super::pattern::{IdentityPattern, TextPattern};
-use super::set::{AddressRange, Entity};
+use super::set::{AddressRange, Entity, Peer};
 use crate::spiffe::{SpiffeId, TrustDomain};
 use crate::workload::{IdentityInfo, Labels, Origin, Workload};
 
@@ -91,6 +91,27 @@ impl<'a> From<&'a Workload> for Person<'a> {
     }
 }
 
+impl Peer {
+    /// Ends that probably match: SPIFFE IDs that it names, or a namespace and labels.
+    pub(super) fn examples(&self) -> Vec<(Option<SpiffeId>, String, Labels)> {
+        let exact = |pattern: &IdentityPattern| match pattern {
+            IdentityPattern::Exact(id) => Some(id.clone()),
+            _ => None,
+        };
+        let patterns = self.clauses.iter().filter(|clause| !clause.negated).flat_map(Clause::patterns);
+        let ids: Vec<SpiffeId> = self.is.identity.iter().chain(patterns).filter_map(exact).collect();
+        if !ids.is_empty() {
+            let namespace = |id: &SpiffeId| id.namespace().unwrap_or("default").to_owned();
+            return ids.into_iter().map(|id| (Some(id.clone()), namespace(&id), Labels::new())).collect();
+        }
+        let labels = self.is.labels.clone().unwrap_or_default();
+        let asked = Target { namespace: self.is.namespace.clone(), labels, clauses: self.clauses.clone() };
+        let (namespace, labels) = asked.example();
+        let says = self.is.namespace.is_some() || !labels.is_empty();
+        if says { vec![(None, namespace, labels)] } else { Vec::new() }
+    }
+}
+
 /// Which workloads a policy binds.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Target {
@@ -121,6 +142,18 @@ impl Clause {
     /// The address must be in none of these ranges.
     pub fn outside(ranges: Vec<AddressRange>) -> Self {
         Self { negated: true, tests: Tests::Address(ranges) }
+    }
+
+    /// The SPIFFE IDs that it names.
+    pub(super) fn patterns(&self) -> impl Iterator<Item = &IdentityPattern> {
+        let tests = match &self.tests {
+            Tests::Identity(tests) => tests.as_slice(),
+            Tests::Address(_) => &[],
+        };
+        tests.iter().filter_map(|test| match test {
+            Test::Identity(pattern) => Some(pattern),
+            _ => None,
+        })
     }
 
     /// Whether it holds for a workload; one about addresses does not.

@@ -1,25 +1,26 @@
 //! Documents and identities in, tables out. Pure: the same input gives the same tables, and numbers stay what they were.
 //!
 //! The order of work: which policies bind which workload ([`super::bind`]), which conditions their rules make
-//! ([`super::condition`]), which class each identity and address falls into, and from that the rows of each rule set.
+//! ([`super::prepare`]), which class each identity and address falls into ([`super::classes`]), and from that the rows of
+//! each rule set ([`super::rows`]). Each step keeps what it made and works out anew only what its input touches.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
 
 use thiserror::Error;
 use waxseal_common::ids::{IdentityId, RuleId};
-use waxseal_common::tables::{AddressRow, IdentityRow, PortSet};
+use waxseal_common::tables::{IdentityRow, PortSet};
 use waxseal_common::verdict::Direction;
 
-use super::addresses;
 use super::bind::Bindings;
+use super::classes::{People, Places};
 use super::compiled::{Compiled, RuleInfo};
-use super::condition::{AddressCondition, Conditions, End, IdentityCondition, Index};
+use super::condition::{AddressCondition, IdentityCondition};
 use super::intern::{Exhausted, Interner};
-use super::ports::Ports;
-use super::rows::Rows;
-use super::set::{Action, IdentityPolicy, NodeDefaults, PolicySet, Rule};
+use super::prepare::Prepared;
+use super::rows::{Fragments, Rows};
+use super::set::{IdentityPolicy, NodeDefaults, PolicySet, Rule};
 use super::subject::About;
-use crate::cidr::Cidr;
 use crate::workload::{IdentityInfo, Origin};
 
 /// The identities that every node knows.
@@ -58,29 +59,49 @@ impl From<Exhausted> for CompileError {
     }
 }
 
-/// Compiles again and again, and gives what did not change the number it had.
+/// Compiles again and again: gives what did not change the number it had, and works out only what did.
 #[derive(Debug)]
 pub struct Compiler {
-    identity_conditions: Interner<IdentityCondition>,
-    address_conditions: Interner<AddressCondition>,
-    peer_classes: Interner<Vec<u32>>,
-    address_classes: Interner<Vec<u32>>,
+    numbers: Numbers,
+    memory: Memory,
+    turn: u64,
+}
+
+/// How many compilations there are between two in which numbers that are out of use are forgotten.
+const FORGET_EVERY: u64 = 16;
+
+/// The numbers given out.
+#[derive(Debug)]
+pub(super) struct Numbers {
+    pub(super) identity_conditions: Interner<IdentityCondition>,
+    pub(super) address_conditions: Interner<AddressCondition>,
+    pub(super) peer_classes: Interner<Vec<u32>>,
+    pub(super) address_classes: Interner<Vec<u32>>,
     pub(super) rule_sets: Interner<(Direction, Vec<String>)>,
-    pub(super) port_sets: Interner<PortSet>,
-    rules: Interner<RuleContent>,
+    pub(super) port_sets: Interner<Arc<PortSet>>,
+    pub(super) rules: Interner<RuleContent>,
 }
 
 /// A rule keeps its number for as long as all of this stays.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-struct RuleContent {
-    info: RuleInfo,
-    rule: Option<Rule>,
+pub(super) struct RuleContent {
+    pub(super) info: RuleInfo,
+    pub(super) rule: Option<Rule>,
+}
+
+/// What the compilation before has made. Belongs to one set of documents and identities; after a failure it is empty.
+#[derive(Debug, Default)]
+struct Memory {
+    prepared: Prepared,
+    people: People,
+    places: Places,
+    fragments: Fragments,
 }
 
 impl Compiler {
     /// A compiler whose numbers begin at `first_free`, so that none meets one that is still in a pinned map.
     pub fn new(first_free: u32) -> Self {
-        Self {
+        let numbers = Numbers {
             identity_conditions: Interner::new(1),
             address_conditions: Interner::new(1),
             peer_classes: Interner::new(first_free),
@@ -88,7 +109,8 @@ impl Compiler {
             rule_sets: Interner::new(first_free),
             port_sets: Interner::new(first_free),
             rules: Interner::new(first_free),
-        }
+        };
+        Self { numbers, memory: Memory::default(), turn: 0 }
     }
 
     /// The tables that say what `set` says, for the identities this node knows. Identities below
@@ -99,225 +121,97 @@ impl Compiler {
         identities: &[IdentityInfo],
         defaults: &NodeDefaults,
     ) -> Result<Compiled, CompileError> {
-        self.begin();
+        // Whatever fails leaves no half-changed memory behind.
+        let mut memory = std::mem::take(&mut self.memory);
+        let compiled = memory.compile(&mut self.numbers, set, identities, defaults)?;
+        self.memory = memory;
+        self.turn += 1;
+        if self.turn.is_multiple_of(FORGET_EVERY) {
+            self.forget(&compiled);
+        }
+        Ok(compiled)
+    }
+
+    /// Forgets the numbers of what is out of use.
+    fn forget(&mut self, compiled: &Compiled) {
+        let Memory { prepared, people, places, fragments } = &self.memory;
+        let numbers = &mut self.numbers;
+        numbers.identity_conditions.retain(|number| prepared.identities.get(number).is_some());
+        numbers.address_conditions.retain(|number| prepared.addresses.get(number).is_some());
+        numbers.peer_classes.retain(|number| people.classes.known.contains(&number));
+        numbers.address_classes.retain(|number| places.classes.known.contains(&number));
+        let sets: HashSet<u32> = fragments.numbers().collect();
+        numbers.rule_sets.retain(|number| sets.contains(&number));
+        numbers.port_sets.retain(|number| compiled.sets.contains_key(&number));
+        numbers.rules.retain(|number| compiled.rules.contains_key(&RuleId(number)));
+    }
+}
+
+impl Memory {
+    fn compile(
+        &mut self,
+        numbers: &mut Numbers,
+        set: &PolicySet,
+        identities: &[IdentityInfo],
+        defaults: &NodeDefaults,
+    ) -> Result<Compiled, CompileError> {
         let bindings = Bindings::new(&set.policies, identities);
-        let mut work = Work { compiler: self, policies: &set.policies, compiled: Compiled::default() };
-        let prepared = work.prepare(&bindings)?;
-        let peers = work.classify_identities(&prepared, identities)?;
+        let by_place = self.prepared.update(&set.policies, &bindings, numbers)?;
+        let changed_peers = self.people.update(&self.prepared.identities, identities, numbers)?;
         let mesh = set.mesh.as_ref().map_or(&defaults.mesh, |mesh| &mesh.cidrs);
-        let places = work.classify_addresses(&prepared, mesh)?;
-        work.compiled.mark_local(&defaults.local);
-        let mut rows = Rows { prepared: &prepared, peers: &peers, places: &places, sets: HashMap::new() };
+        let changed_places = self.places.update(&self.prepared.addresses, mesh, numbers)?;
+        self.fragments.begin();
+        let rows = Rows {
+            policies: &set.policies,
+            prepared: &by_place,
+            peers: &self.people.classes,
+            places: &self.places.classes,
+            changed_peers,
+            changed_places,
+            fragments: std::mem::take(&mut self.fragments),
+        };
+        let mut work = Work { numbers, policies: &set.policies, rows, deniers: BTreeMap::new() };
+        let mut rows_of = BTreeMap::new();
         for (identity, bound) in identities.iter().zip(bindings.per_identity()) {
             let namespace = set.namespaces.get(&identity.namespace);
             let about = About { identity, namespace, defaults };
             let row = IdentityRow {
-                peer_class: peers.of(identity.id),
-                ingress: work.subject(&about, bound, Direction::Ingress, &mut rows)?,
-                egress: work.subject(&about, bound, Direction::Egress, &mut rows)?,
+                peer_class: self.people.of(identity.id),
+                ingress: work.subject(&about, bound, Direction::Ingress)?,
+                egress: work.subject(&about, bound, Direction::Egress)?,
             };
-            work.compiled.identities.insert(identity.id, row);
+            rows_of.insert(identity.id, row);
         }
         for id in RESERVED {
-            work.compiled
-                .identities
-                .insert(id, IdentityRow { peer_class: peers.of(id), ..IdentityRow::default() });
+            rows_of.insert(id, IdentityRow { peer_class: self.people.of(id), ..IdentityRow::default() });
         }
-        Ok(work.compiled)
+        let Work { rows: Rows { mut fragments, .. }, deniers, .. } = work;
+        fragments.end();
+        self.fragments = fragments;
+        Ok(self.tables(rows_of, deniers, defaults))
     }
 
-    fn begin(&mut self) {
-        let Self {
-            identity_conditions,
-            address_conditions,
-            peer_classes,
-            address_classes,
-            rule_sets,
-            port_sets,
-            rules,
-        } = self;
-        identity_conditions.begin();
-        address_conditions.begin();
-        peer_classes.begin();
-        address_classes.begin();
-        rule_sets.begin();
-        port_sets.begin();
-        rules.begin();
-    }
-}
-
-/// The rules of the policies that bind anybody, ready to be placed into rows.
-#[derive(Debug, Default)]
-pub(super) struct Prepared<'a> {
-    pub(super) rules: HashMap<(usize, Direction), Vec<PreparedRule<'a>>>,
-    identity_conditions: BTreeMap<u32, IdentityCondition>,
-    address_conditions: BTreeMap<u32, AddressCondition>,
-}
-
-/// The numbers of a peer's conditions on the identity and on the address.
-type PeerConditions = (Option<u32>, Option<u32>);
-
-#[derive(Debug)]
-pub(super) struct PreparedRule<'a> {
-    pub(super) id: RuleId,
-    pub(super) action: Action,
-    pub(super) ports: Option<&'a [Ports]>,
-    /// The numbers of the conditions of each peer; a rule about everybody has one without any.
-    pub(super) peers: Vec<PeerConditions>,
-}
-
-impl PreparedRule<'_> {
-    pub(super) fn names_identities(&self) -> bool {
-        self.peers.iter().any(|(identity, _)| identity.is_some())
-    }
-}
-
-/// Which classes meet a condition, and which class an identity is in.
-#[derive(Debug, Default)]
-pub(super) struct Classes {
-    meeting: HashMap<u32, Vec<u32>>,
-    of: HashMap<IdentityId, u32>,
-    known: HashSet<u32>,
-}
-
-impl Classes {
-    pub(super) fn of(&self, id: IdentityId) -> u32 {
-        self.of.get(&id).copied().unwrap_or(0)
-    }
-
-    /// The classes under which a rule with this condition is found: 0 for one that asks nothing.
-    pub(super) fn meeting(&self, condition: Option<u32>) -> &[u32] {
-        match condition {
-            None => &[0],
-            Some(number) => self.meeting.get(&number).map_or(&[], Vec::as_slice),
-        }
-    }
-
-    fn add(&mut self, class: u32, conditions: &[u32]) {
-        if self.known.insert(class) {
-            for condition in conditions {
-                self.meeting.entry(*condition).or_default().push(class);
-            }
-        }
+    fn tables(
+        &self,
+        identities: BTreeMap<IdentityId, IdentityRow>,
+        deniers: BTreeMap<RuleId, Arc<RuleInfo>>,
+        defaults: &NodeDefaults,
+    ) -> Compiled {
+        let (rows, sets) = self.fragments.tables();
+        let mut rules: Vec<(RuleId, Arc<RuleInfo>)> = self.prepared.infos().cloned().collect();
+        rules.extend(deniers);
+        let rules = rules.into_iter().collect();
+        let mut compiled = Compiled { identities, addresses: self.places.rows.clone(), rows, sets, rules };
+        compiled.mark_local(&defaults.local);
+        compiled
     }
 }
 
 /// One compilation under way.
 pub(super) struct Work<'a> {
-    pub(super) compiler: &'a mut Compiler,
-    pub(super) policies: &'a [IdentityPolicy],
-    pub(super) compiled: Compiled,
-}
-
-impl<'a> Work<'a> {
-    pub(super) fn number_rule(
-        &mut self,
-        info: RuleInfo,
-        rule: Option<&Rule>,
-    ) -> Result<RuleId, CompileError> {
-        let content = RuleContent { info, rule: rule.cloned() };
-        let id = RuleId(self.compiler.rules.number(&content)?);
-        self.compiled.rules.insert(id, content.info);
-        Ok(id)
-    }
-
-    fn prepare(&mut self, bindings: &Bindings) -> Result<Prepared<'a>, CompileError> {
-        let mut prepared = Prepared::default();
-        for index in bindings.used() {
-            let Some(policy) = self.policies.get(index) else { continue };
-            for direction in [Direction::Ingress, Direction::Egress] {
-                let Some(rules) = policy.rules(direction) else { continue };
-                let mut list = Vec::with_capacity(rules.len());
-                for (place, rule) in rules.iter().enumerate() {
-                    let id = self.number_rule(rule_info(policy, direction, place, rule), Some(rule))?;
-                    let peers = self.prepare_peers(rule, &mut prepared)?;
-                    list.push(PreparedRule { id, action: rule.action, ports: rule.ports.as_deref(), peers });
-                }
-                prepared.rules.insert((index, direction), list);
-            }
-        }
-        Ok(prepared)
-    }
-
-    fn prepare_peers(
-        &mut self,
-        rule: &Rule,
-        prepared: &mut Prepared<'_>,
-    ) -> Result<Vec<PeerConditions>, CompileError> {
-        let Some(peers) = &rule.peers else { return Ok(vec![(None, None)]) };
-        let mut list = Vec::with_capacity(peers.len());
-        for Conditions { identity, address } in peers.iter().filter_map(Conditions::of) {
-            let mut numbers = (None, None);
-            if let Some(condition) = identity {
-                let number = self.compiler.identity_conditions.number(&condition)?;
-                prepared.identity_conditions.insert(number, condition);
-                numbers.0 = Some(number);
-            }
-            if let Some(condition) = address {
-                let number = self.compiler.address_conditions.number(&condition)?;
-                prepared.address_conditions.insert(number, condition);
-                numbers.1 = Some(number);
-            }
-            list.push(numbers);
-        }
-        Ok(list)
-    }
-
-    fn classify_identities(
-        &mut self,
-        prepared: &Prepared<'_>,
-        identities: &[IdentityInfo],
-    ) -> Result<Classes, CompileError> {
-        let mut index = Index::default();
-        for (number, condition) in &prepared.identity_conditions {
-            index.insert(*number, condition);
-        }
-        let mut classes = Classes::default();
-        let workloads = identities.iter().map(|identity| (identity.id, End::Workload(identity)));
-        for (id, end) in workloads.chain(RESERVED.map(|id| (id, End::Reserved(id)))) {
-            let mut met = index.candidates(end);
-            met.retain(|number| prepared.identity_conditions.get(number).is_some_and(|c| c.matches(end)));
-            if met.is_empty() {
-                continue;
-            }
-            let class = self.compiler.peer_classes.number(met.as_slice())?;
-            classes.add(class, &met);
-            classes.of.insert(id, class);
-        }
-        Ok(classes)
-    }
-
-    fn classify_addresses(
-        &mut self,
-        prepared: &Prepared<'_>,
-        mesh: &[Cidr],
-    ) -> Result<Classes, CompileError> {
-        let conditions = prepared.address_conditions.iter().map(|(number, c)| (*number, c)).collect();
-        let mut classes = Classes::default();
-        let mut rows = Vec::new();
-        for (prefix, met, in_mesh) in addresses::classify(&conditions, mesh) {
-            let class =
-                if met.is_empty() { 0 } else { self.compiler.address_classes.number(met.as_slice())? };
-            classes.add(class, &met);
-            rows.push((prefix, AddressRow { class, flags: if in_mesh { AddressRow::MESH } else { 0 } }));
-        }
-        self.compiled.addresses = addresses::prune(rows);
-        Ok(classes)
-    }
-}
-
-/// What a rule is called.
-pub(super) fn rule_info(
-    policy: &IdentityPolicy,
-    direction: Direction,
-    place: usize,
-    rule: &Rule,
-) -> RuleInfo {
-    RuleInfo {
-        policy: policy.title(),
-        kind: policy.kind,
-        rule: Some(rule.name.clone().unwrap_or_else(|| format!("#{}", place + 1))),
-        direction: direction.into(),
-        origin: rule.origin.clone(),
-    }
+    pub(super) numbers: &'a mut Numbers,
+    pub(super) policies: &'a [Arc<IdentityPolicy>],
+    pub(super) rows: Rows<'a>,
+    /// The objects that deny by default.
+    pub(super) deniers: BTreeMap<RuleId, Arc<RuleInfo>>,
 }

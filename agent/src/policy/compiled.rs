@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::sync::Arc;
 
 use serde::{Serialize, Serializer};
 use waxseal_common::address::Address;
@@ -23,9 +24,9 @@ pub struct Compiled {
     /// Which port set holds for which rule set, peer class and address class.
     pub rows: BTreeMap<RowKey, u32>,
     /// The port sets by number.
-    pub sets: BTreeMap<u32, PortSet>,
+    pub sets: BTreeMap<u32, Arc<PortSet>>,
     /// What the rule numbers in rows and port sets mean.
-    pub rules: BTreeMap<RuleId, RuleInfo>,
+    pub rules: BTreeMap<RuleId, Arc<RuleInfo>>,
 }
 
 /// An address prefix as the map holds it.
@@ -147,6 +148,11 @@ impl Compiled {
         (0..=prefix.length)
             .rev()
             .find_map(|length| self.addresses.get(&Prefix::new(prefix.address, length)).copied())
+    }
+
+    /// What a rule number means.
+    pub fn rule(&self, rule: RuleId) -> Option<&RuleInfo> {
+        self.rules.get(&rule).map(Arc::as_ref)
     }
 
     /// The rules that the rows and subjects name.

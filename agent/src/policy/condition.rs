@@ -241,8 +241,14 @@ pub(super) struct Index<'a> {
 }
 
 impl<'a> Index<'a> {
-    /// Files a condition under its number.
-    pub(super) fn insert(&mut self, number: u32, condition: &'a IdentityCondition) {
+    /// Files conditions under their numbers.
+    pub(super) fn new(conditions: impl IntoIterator<Item = (u32, &'a IdentityCondition)>) -> Self {
+        let mut index = Self::default();
+        conditions.into_iter().for_each(|(number, condition)| index.insert(number, condition));
+        index
+    }
+
+    fn insert(&mut self, number: u32, condition: &'a IdentityCondition) {
         let Who { identity, labels, namespace, .. } = &condition.is;
         let label = labels.as_ref().and_then(|labels| labels.first_key_value());
         let list = match (identity, label, namespace) {

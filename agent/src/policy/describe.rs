@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{self, Write as _};
 
 use waxseal_common::ids::{IdentityId, RuleId};
-use waxseal_common::tables::{AddressRow, Outcome, PortRange, PortSet, Subject};
+use waxseal_common::tables::{AddressRow, Outcome, PortRange, PortSet, RowKey, Subject};
 use waxseal_common::verdict::Direction;
 
 use super::clause::{Clause, Target, Test, Tests};
@@ -37,7 +37,15 @@ pub(super) fn ports_text(ports: Option<&[Ports]>) -> String {
     match ports {
         None => "every port".to_owned(),
         Some([]) => "no port".to_owned(),
-        Some(ports) => ports.iter().map(Ports::to_string).collect::<Vec<_>>().join(", "),
+        Some(ports) => {
+            let others = ports.iter().filter(|ports| **ports == Ports::whole(ports.protocol));
+            // All protocols but a few are a complement, and easier to read as one.
+            let many = others.clone().count() > 200;
+            let named = ports.iter().filter(|ports| !many || **ports != Ports::whole(ports.protocol));
+            let mut texts: Vec<String> = named.map(Ports::to_string).collect();
+            texts.extend(many.then(|| "every other protocol".to_owned()));
+            texts.join(", ")
+        }
     }
 }
 
@@ -158,6 +166,27 @@ impl fmt::Display for AddressRange {
 }
 
 impl Compiled {
+    /// The rows of every rule, one line each, in which the workload that is bound is named.
+    pub(super) fn lines_of_rules(&self, identities: &[IdentityInfo]) -> BTreeMap<RuleId, BTreeSet<String>> {
+        let text = TableText::new(self, identities);
+        let mut found: BTreeMap<RuleId, BTreeSet<String>> = BTreeMap::new();
+        for identity in identities {
+            let Some(row) = self.identities.get(&identity.id) else { continue };
+            for (direction, subject) in [(Direction::Ingress, row.ingress), (Direction::Egress, row.egress)] {
+                let sets = if subject.has(Subject::SHADOW) {
+                    [subject.set, subject.shadow_set]
+                } else {
+                    [subject.set, 0]
+                };
+                for (rule, line) in sets.into_iter().flat_map(|set| text.lines(direction, set)) {
+                    let line = format!("{} {}: {line}", identity.full_name(), direction_word(direction));
+                    found.entry(rule).or_default().insert(line);
+                }
+            }
+        }
+        found
+    }
+
     /// The tables as text: what each workload may do, one line per row and port range, with names for numbers. Equal
     /// tables give equal text, whatever their numbers.
     pub fn to_text(&self, identities: &[IdentityInfo]) -> String {
@@ -228,37 +257,50 @@ impl<'a> TableText<'a> {
     }
 
     fn rows(&self, out: &mut String, direction: Direction, set: u32) {
+        let lines: BTreeSet<String> = self
+            .lines(direction, set)
+            .map(|(rule, text)| format!("    {text} ({})\n", self.rule(rule)))
+            .collect();
+        out.extend(lines);
+    }
+
+    /// The rows of a rule set, with the rule of each.
+    fn lines(&self, direction: Direction, set: u32) -> impl Iterator<Item = (RuleId, String)> {
         let preposition = preposition(direction);
-        let mut lines = BTreeSet::new();
-        for (key, number) in self.compiled.rows.iter().filter(|(key, _)| key.set == set && set != 0) {
-            let Some(ports) = self.compiled.sets.get(number) else { continue };
-            let peers = self
-                .peers
-                .get(&key.peer_class)
-                .map(|names| names.iter().cloned().collect::<Vec<_>>().join(" "));
-            let who = if key.peer_class == 0 { "everybody".to_owned() } else { peers.unwrap_or_default() };
+        let bounds = RowKey { set, peer_class: 0, address_class: 0 }..;
+        let rows = self.compiled.rows.range(bounds).take_while(move |(key, _)| key.set == set && set != 0);
+        rows.flat_map(move |(key, number)| {
+            let peers = self.peers.get(&key.peer_class).map(some_of).unwrap_or_default();
+            let who = if key.peer_class == 0 { "everybody".to_owned() } else { peers };
             let place = match self.places.get(&key.address_class) {
                 Some(prefixes) if key.address_class != 0 => format!(" at {}", prefixes.join(" ")),
                 _ => String::new(),
             };
-            for (range, outcome) in outcomes(ports) {
+            let ports = self.compiled.sets.get(number).map(|set| outcomes(set)).unwrap_or_default();
+            ports.into_iter().map(move |(range, outcome)| {
                 let action = match outcome.action {
                     Outcome::ALLOW => "allow",
                     Outcome::DENY => "deny",
                     _ => "nothing",
                 };
-                lines.insert(format!(
-                    "    {preposition} {who}{place}: {action} {range} ({})\n",
-                    self.rule(outcome.rule)
-                ));
-            }
-        }
-        out.extend(lines);
+                (outcome.rule, format!("{preposition} {who}{place}: {action} {range}"))
+            })
+        })
     }
 
     fn rule(&self, rule: RuleId) -> String {
-        self.compiled.rules.get(&rule).map_or_else(|| "-".to_owned(), super::compiled::RuleInfo::title)
+        self.compiled.rule(rule).map_or_else(|| "-".to_owned(), super::compiled::RuleInfo::title)
     }
+}
+
+/// All of a few names, the first of many.
+fn some_of(names: &BTreeSet<String>) -> String {
+    const SHOWN: usize = 32;
+    let mut text = names.iter().take(SHOWN).cloned().collect::<Vec<_>>().join(" ");
+    if names.len() > SHOWN {
+        let _infallible = write!(text, " and {} more", names.len() - SHOWN);
+    }
+    text
 }
 
 /// Every range of a set with what holds there; the rest comes last.
@@ -279,7 +321,11 @@ fn range_text(range: &PortRange) -> String {
         Ports { protocol: first, low, high }.to_string()
     } else {
         // Neighbouring protocols that are treated alike share a range.
-        let last = Ports { protocol: last, low: 0, high };
-        format!("{} to {last}", Ports { protocol: first, low, high: u16::MAX })
+        let low = if low == 0 { u16::MAX } else { low };
+        let end = |protocol, port| match port {
+            u16::MAX => Ports::whole(protocol).to_string(),
+            port => Ports { protocol, low: port, high: port }.to_string(),
+        };
+        format!("{} to {}", end(first, low), end(last, high))
     }
 }

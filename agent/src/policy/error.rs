@@ -9,6 +9,7 @@ use thiserror::Error;
 use super::load::{MAX_FILE_BYTES, MAX_FILES};
 use super::pattern::PatternError;
 use super::ports::PortsError;
+pub use super::yaml_problem::YamlProblem;
 use crate::cidr::CidrError;
 use crate::spiffe;
 use crate::workload::{GlobError, Origin};
@@ -243,9 +244,14 @@ pub enum Problem {
     /// A list that would turn a DENY into nothing.
     #[error("an empty `{0}` matches nothing, so this would deny nothing; leave the key out")]
     EmptyDeny(&'static str),
-    /// A list that must name something.
-    #[error("`{0}` is empty; it must name something")]
-    Empty(&'static str),
+    /// A peer of a `NetworkPolicy` without any field.
+    #[error(
+        "this says nothing about the other end; give `podSelector`, `namespaceSelector` or `ipBlock`, or leave the list out for everybody"
+    )]
+    EmptyNetworkPeer,
+    /// A number in quotes, where a text is the name of a port.
+    #[error("a port number stands without quotes here; in quotes it would be a port's name")]
+    QuotedPort,
     /// Keys that exclude each other.
     #[error("`{0}` and `{1}` cannot stand in one rule; write two rules")]
     Together(&'static str, &'static str),
@@ -335,61 +341,18 @@ pub enum Problem {
     /// A container selector without any field.
     #[error("an empty container selector asks for nothing; give at least one of name, image, labels")]
     EmptyContainer,
+    /// A question of a case that means nothing here.
+    #[error(transparent)]
+    Question(super::explain::ExplainError),
+    /// The documents do not fit into the tables.
+    #[error(transparent)]
+    Compile(super::compile::CompileError),
     /// An executable that is neither.
     #[error("an executable is an absolute path or `sha256:` and 64 hexadecimal digits")]
     Executable,
 }
 
 /// `, probably ...`, when there is something like it.
-fn meant(near: Option<&str>) -> String {
+pub(super) fn meant(near: Option<&str>) -> String {
     near.map(|word| format!(", probably `{word}`")).unwrap_or_default()
-}
-
-/// What the YAML reader says, in its words, escaped.
-#[derive(Debug, Error)]
-#[error("{message}")]
-pub struct YamlProblem {
-    message: String,
-}
-
-impl From<&serde_saphyr::Error> for YamlProblem {
-    fn from(error: &serde_saphyr::Error) -> Self {
-        Self { message: message(error) }
-    }
-}
-
-/// Our words for the mistakes that people make most; the reader's own for the rest.
-fn message(error: &serde_saphyr::Error) -> String {
-    use serde_saphyr::Error as Yaml;
-    match error.without_snippet() {
-        Yaml::SerdeUnknownField { field, expected, .. } => {
-            let near = super::nearest::nearest(field, expected.iter().copied());
-            let (field, known) = (crate::escape::escape(field), expected.join(", "));
-            format!("unknown key `{field}`{}; allowed here: {known}", meant(near))
-        }
-        Yaml::SerdeMissingField { field, .. } => format!("`{field}` is missing"),
-        Yaml::DuplicateMappingKey { key, .. } => match key {
-            Some(key) => format!("the key `{}` is given twice", crate::escape::escape(key)),
-            None => "a key is given twice".to_owned(),
-        },
-        Yaml::NullIntoString { .. } => {
-            "a value is missing; leave the key out, or quote an empty text".to_owned()
-        }
-        Yaml::MergeKeyNotAllowed { .. } => "merge keys (`<<`) are not read; write the keys out".to_owned(),
-        Yaml::InvalidBooleanStrict { .. } => "expected `true` or `false`".to_owned(),
-        Yaml::Unexpected { expected: "sequence start", .. } => {
-            "expected a list; for one that matches nothing write `[]`, for none leave the key out".to_owned()
-        }
-        Yaml::Unexpected { expected: "mapping start", .. } => "expected keys with values".to_owned(),
-        Yaml::Unexpected { expected: "string scalar", .. } => "expected a text".to_owned(),
-        Yaml::Eof { .. } => "the text ends too early".to_owned(),
-        other => one_line(&other.render()),
-    }
-}
-
-/// Only the first line, and without the place: it counts from the start of the document, not of the file.
-fn one_line(text: &str) -> String {
-    let first = text.lines().find(|line| !line.trim().is_empty()).unwrap_or("not valid YAML");
-    let message = first.split(" at line ").next().unwrap_or(first);
-    crate::escape::escape(message.trim()).into_owned()
 }

@@ -2,7 +2,7 @@
 //!
 //! The verdict comes from the tables and [`decide`]; the steps are told from the documents.
 
-use std::net::IpAddr;
+use std::sync::Arc;
 
 use serde::Serialize;
 use thiserror::Error;
@@ -11,11 +11,13 @@ use waxseal_common::ids::IdentityId;
 use waxseal_common::tables::{AddressRow, Mode, Subject};
 use waxseal_common::verdict::{Direction, Judgement, Peer as OtherEnd, Question, Verdict, decide};
 
-use super::compile::{CompileError, Compiler, rule_info};
+use super::compile::{CompileError, Compiler};
 use super::compiled::{Compiled, RuleInfo};
 use super::condition::{Conditions, End};
-use super::describe::{labels_text, ports_text, reserved_word, rule_text};
+use super::describe::{ports_text, rule_text};
+use super::ends::{Ended, Ends};
 use super::ports::{Ports, PortsError};
+use super::prepare::rule_info;
 use super::set::{Action, IdentityPolicy, NodeDefaults, PolicySet, Rule, direction_word};
 use crate::escape::escape;
 use crate::workload::{IdentityInfo, Origin};
@@ -25,8 +27,8 @@ use crate::workload::{IdentityInfo, Origin};
 pub enum ExplainError {
     /// The name of an end means nothing here.
     #[error(
-        "`{0}` is no end: give namespace/name, a SPIFFE ID, an identity number, an IP address, or one of unknown, host, world, \
-         unmanaged; a workload's address is added as name@address"
+        "`{0}` is no end: give namespace/name, a SPIFFE ID, labels as namespace/key=value, an identity number, an IP address, or \
+         one of unknown, host, world, unmanaged; an address is added as name@address"
     )]
     Unknown(String),
     /// The name of an end means several things.
@@ -107,20 +109,66 @@ pub fn explain(
     to: &str,
     port: &str,
 ) -> Result<Explanation, ExplainError> {
-    let (protocol, number) = one_port(port)?;
-    let compiled = Compiler::new(1).compile(set, identities, defaults)?;
-    let world = World { set, identities, compiled: &compiled, protocol, port: number };
-    let (from, to) = (world.end(from)?, world.end(to)?);
-    let (out, egress) = world.side(Direction::Egress, &from, &to);
-    let (into, ingress) = world.side(Direction::Ingress, &to, &from);
-    Ok(Explanation {
-        from: World::name(&from),
-        to: World::name(&to),
-        port: port.to_owned(),
-        egress,
-        ingress,
-        verdict: verdict_word(out.and(into).verdict),
-    })
+    let mut questions = Questions::new(set, identities);
+    let asked = questions.ask(from, to, port)?;
+    Ok(questions.answers(defaults)?.answer(&asked))
+}
+
+/// Questions about one set of documents. All of them are asked before the first is answered.
+pub(super) struct Questions<'a> {
+    set: &'a PolicySet,
+    ends: Ends,
+}
+
+/// One question whose words are understood.
+pub(super) struct Asked {
+    from: Ended,
+    to: Ended,
+    port: String,
+    protocol: u8,
+    number: u16,
+}
+
+impl<'a> Questions<'a> {
+    pub(super) fn new(set: &'a PolicySet, identities: &[IdentityInfo]) -> Self {
+        Self { set, ends: Ends::new(identities, set.trust_domain.clone()) }
+    }
+
+    /// Understands a question.
+    pub(super) fn ask(&mut self, from: &str, to: &str, port: &str) -> Result<Asked, ExplainError> {
+        let (protocol, number) = one_port(port)?;
+        let (from, to) = (self.ends.find(from)?, self.ends.find(to)?);
+        Ok(Asked { from, to, port: port.to_owned(), protocol, number })
+    }
+
+    /// Compiles the documents for everybody who was asked about.
+    pub(super) fn answers(self, defaults: &NodeDefaults) -> Result<Answers<'a>, CompileError> {
+        let compiled = Compiler::new(1).compile(self.set, &self.ends.identities, defaults)?;
+        Ok(Answers { set: self.set, compiled })
+    }
+}
+
+/// A set of documents that answers.
+pub(super) struct Answers<'a> {
+    set: &'a PolicySet,
+    compiled: Compiled,
+}
+
+impl Answers<'_> {
+    pub(super) fn answer(&self, asked: &Asked) -> Explanation {
+        let Asked { from, to, port, protocol, number } = asked;
+        let world = World { set: self.set, compiled: &self.compiled, protocol: *protocol, port: *number };
+        let (out, egress) = world.side(Direction::Egress, from, to);
+        let (into, ingress) = world.side(Direction::Ingress, to, from);
+        Explanation {
+            from: from.name(&self.compiled),
+            to: to.name(&self.compiled),
+            port: port.clone(),
+            egress,
+            ingress,
+            verdict: verdict_word(out.and(into).verdict),
+        }
+    }
 }
 
 fn one_port(text: &str) -> Result<(u8, u16), ExplainError> {
@@ -135,97 +183,23 @@ fn one_port(text: &str) -> Result<(u8, u16), ExplainError> {
     Ok((ports.protocol, ports.low))
 }
 
-/// One end of the connection in question.
-struct Ended<'a> {
-    peer: OtherEnd,
-    workload: Option<&'a IdentityInfo>,
-    ip: Option<IpAddr>,
-}
-
-impl Ended<'_> {
-    fn of_workload(info: &IdentityInfo) -> Ended<'_> {
-        Ended { peer: OtherEnd::Known(info.id), workload: Some(info), ip: None }
-    }
-
-    const fn reserved(id: IdentityId) -> Self {
-        Self { peer: OtherEnd::Known(id), workload: None, ip: None }
-    }
-}
-
 struct World<'a> {
     set: &'a PolicySet,
-    identities: &'a [IdentityInfo],
     compiled: &'a Compiled,
     protocol: u8,
     port: u16,
 }
 
-impl<'a> World<'a> {
-    fn end(&self, text: &str) -> Result<Ended<'a>, ExplainError> {
-        if let Ok(ip) = text.parse::<IpAddr>() {
-            return Ok(self.stranger(ip));
-        }
-        let Some((name, ip)) = text.split_once('@') else { return self.named(text) };
-        let ip = ip.parse().map_err(|_source| ExplainError::Unknown(escape(text).into_owned()))?;
-        Ok(Ended { ip: Some(ip), ..self.named(name)? })
-    }
-
-    /// An address alone: outside the mesh nobody but the world is there, inside it anybody may be.
-    fn stranger(&self, ip: IpAddr) -> Ended<'a> {
-        let in_mesh = self.compiled.address(Address::from(ip)).in_mesh();
-        let peer = if in_mesh { OtherEnd::Unresolved } else { OtherEnd::Known(IdentityId::WORLD) };
-        Ended { peer, workload: None, ip: Some(ip) }
-    }
-
-    fn named(&self, name: &str) -> Result<Ended<'a>, ExplainError> {
-        let reserved = (0..=IdentityId::AGENT.0).map(IdentityId).find(|id| reserved_word(*id) == Some(name));
-        if let Some(id) = reserved {
-            return Ok(Ended::reserved(id));
-        }
-        let number = name.parse().ok().map(IdentityId);
-        let means = |info: &&IdentityInfo| {
-            Some(info.id) == number || info.spiffe_id.as_str() == name || info.full_name() == name
-        };
-        let mut found: Vec<&IdentityInfo> = self.identities.iter().filter(means).collect();
-        if found.is_empty() {
-            found = self.identities.iter().filter(|info| info.name == name).collect();
-        }
-        match found.as_slice() {
-            [] => Err(ExplainError::Unknown(escape(name).into_owned())),
-            [one] => Ok(Ended::of_workload(one)),
-            several => Err(ExplainError::Ambiguous {
-                name: escape(name).into_owned(),
-                candidates: several
-                    .iter()
-                    .map(|info| format!("{} ({})", info.full_name(), info.id.0))
-                    .collect(),
-            }),
-        }
-    }
-
-    fn name(end: &Ended<'_>) -> String {
-        let who = match (end.workload, end.peer) {
-            (Some(info), _) => {
-                format!("{} ({}, {})", info.full_name(), info.spiffe_id, labels_text(&info.labels))
-            }
-            (None, OtherEnd::Known(id)) => reserved_word(id).unwrap_or("unknown").to_owned(),
-            (None, OtherEnd::Unresolved) => "somebody inside the mesh".to_owned(),
-        };
-        match end.ip {
-            Some(ip) => format!("{who} at {ip}"),
-            None => who,
-        }
-    }
-
-    fn side(&self, direction: Direction, subject: &Ended<'_>, peer: &Ended<'_>) -> (Judgement, Side) {
+impl World<'_> {
+    fn side(&self, direction: Direction, subject: &Ended, peer: &Ended) -> (Judgement, Side) {
         // A source that is not known stays so; only a destination can be waited for.
-        let other = match (direction, peer.peer) {
+        let other = match (direction, peer.peer(self.compiled)) {
             (Direction::Ingress, OtherEnd::Unresolved) => OtherEnd::Known(IdentityId::UNKNOWN),
             (_, other) => other,
         };
         let question = Question {
             direction,
-            subject: subject.workload.map_or(IdentityId::UNKNOWN, |info| info.id),
+            subject: subject.workload().map_or(IdentityId::UNKNOWN, |info| info.id),
             peer: other,
             peer_address: peer
                 .ip
@@ -236,9 +210,12 @@ impl<'a> World<'a> {
         };
         let judged = decide(self.compiled, &question, Mode::Enforce);
         let mut told = Told { world: self, direction, other, peer, steps: Vec::new() };
-        match subject.workload {
+        match subject.workload() {
             None => told.step(
-                format!("{} is no workload here, and rules bind only to workloads", Self::name(subject)),
+                format!(
+                    "{} is no workload here, and rules bind only to workloads",
+                    subject.name(self.compiled)
+                ),
                 None,
             ),
             Some(info) => told.tell(info),
@@ -247,7 +224,7 @@ impl<'a> World<'a> {
             steps: told.steps,
             verdict: verdict_word(judged.verdict),
             reason: judged.reason.as_str(),
-            rule: self.compiled.rules.get(&judged.rule).cloned(),
+            rule: self.compiled.rule(judged.rule).cloned(),
         };
         (judged, side)
     }
@@ -258,7 +235,7 @@ struct Told<'a> {
     world: &'a World<'a>,
     direction: Direction,
     other: OtherEnd,
-    peer: &'a Ended<'a>,
+    peer: &'a Ended,
     steps: Vec<Step>,
 }
 
@@ -274,6 +251,7 @@ impl Told<'_> {
             .set
             .policies
             .iter()
+            .map(Arc::as_ref)
             .filter(|policy| policy.selects(subject))
             .filter(|policy| policy.rules(direction).is_some())
             .collect();
@@ -329,7 +307,7 @@ impl Told<'_> {
             (Some(condition), Some(ip)) => condition.holds(Address::from(ip)),
             (Some(_), None) => false,
         };
-        let end = match (self.other, self.peer.workload) {
+        let end = match (self.other, self.peer.workload()) {
             (_, Some(info)) => Some(End::Workload(info)),
             (OtherEnd::Known(id), None) => Some(End::Reserved(id)),
             (OtherEnd::Unresolved, None) => None,
@@ -360,7 +338,7 @@ impl Told<'_> {
             self.step("nothing denies by default: what no rule denies is allowed".to_owned(), None);
             return;
         }
-        let decider = self.world.compiled.rules.get(&row.selected_by);
+        let decider = self.world.compiled.rule(row.selected_by);
         let (title, origin) =
             decider.map_or(("a policy".to_owned(), None), |rule| (rule.title(), Some(&rule.origin)));
         self.step(format!("{title} denies by default: what no rule allows is denied"), origin);

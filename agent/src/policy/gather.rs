@@ -2,13 +2,16 @@
 //! sees all of them at once.
 
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::collections::hash_map::Entry;
+use std::path::Path;
+use std::sync::Arc;
 
 use serde_saphyr::{Location, Spanned};
 
 use super::error::{GATHERED, LoadError, LoadErrors, Problem};
 use super::import::{self, PeerAuthentication};
 use super::kinds::{self, Kind};
+use super::load::excerpt;
 use super::nearest::nearest;
 use super::reader::{Reader, shown};
 use super::schema::Head;
@@ -24,7 +27,7 @@ const MAX_NESTING: u8 = 2;
 /// What all files read so far hold.
 #[derive(Debug)]
 pub(super) struct Gathered<'a> {
-    trust_domain: &'a TrustDomain,
+    pub(super) trust_domain: &'a TrustDomain,
     set: PolicySet,
     peer_authentication: Vec<PeerAuthentication>,
     seen: HashMap<(&'static str, String), Origin>,
@@ -51,6 +54,7 @@ impl<'a> Gathered<'a> {
             return Err(LoadErrors(self.errors));
         }
         self.set.files = files;
+        self.set.trust_domain = Some(self.trust_domain.clone());
         self.set.warnings = self.warnings;
         import::resolve_peer_authentication(self.peer_authentication, &mut self.set);
         import::resolve_namespaces(&mut self.set);
@@ -58,81 +62,142 @@ impl<'a> Gathered<'a> {
         Ok(self.set)
     }
 
-    /// Reads one document of a file, unless there are mistakes enough already.
-    pub(super) fn read(&mut self, file: &Path, text: &str, part: Part<'_>) {
-        self.read_nested(file, text, part, 0);
-    }
-
-    fn read_nested(&mut self, file: &Path, text: &str, part: Part<'_>, depth: u8) {
+    /// Adds what one document says. `text` is the whole text of its file.
+    pub(super) fn add(&mut self, text: &str, document: &Document) {
         if self.errors.len() >= GATHERED {
             return;
         }
-        let mut reader = Reader::new(file, text, part, self.trust_domain);
-        let mut items = Vec::new();
-        match read_object(&mut reader) {
-            Some(Object::List) if depth >= MAX_NESTING => {
-                let _none: Option<()> = reader.refuse_start(Problem::ListItem);
+        self.warnings.extend(document.warnings.iter().cloned());
+        for object in &document.objects {
+            if let Err(mistake) = self.add_object(object) {
+                let (origin, problem) = *mistake;
+                let Origin { file, line, column } = origin;
+                let excerpt = excerpt(text, line, column);
+                self.errors.push(LoadError { file, line, column, problem, excerpt });
             }
-            Some(Object::List) => items = import::items(&mut reader),
-            Some(object) => self.add(&mut reader, object),
-            None => {}
-        }
-        self.errors.append(&mut reader.errors);
-        self.warnings.append(&mut reader.warnings);
-        for (item, before) in items {
-            let part = Part { text: &item, lines_before: part.lines_before + before };
-            self.read_nested(file, text, part, depth + 1);
         }
     }
 
-    fn add(&mut self, reader: &mut Reader<'_>, object: Object) {
+    fn add_object(&mut self, object: &Object) -> Result<(), Box<(Origin, Problem)>> {
         let (kind, title, origin) = object.identity();
-        if let Some(first) = self.seen.get(&(kind, title.clone())) {
-            reader.refuse_at(&origin, Problem::Duplicate { kind, title, first: first.clone() });
-            return;
+        match self.seen.entry((kind, title)) {
+            Entry::Occupied(first) => {
+                let (kind, title) = first.key().clone();
+                let first = first.get().clone();
+                return Err(Box::new((origin, Problem::Duplicate { kind, title, first })));
+            }
+            Entry::Vacant(place) => {
+                if let (Object::Mesh(_), Some(first)) = (object, &self.set.mesh) {
+                    return Err(Box::new((origin, Problem::SecondMesh { first: first.origin.clone() })));
+                }
+                place.insert(origin);
+            }
         }
-        if let (Object::Mesh(_), Some(first)) = (&object, &self.set.mesh) {
-            reader.refuse_at(&origin, Problem::SecondMesh { first: first.origin.clone() });
-            return;
-        }
-        self.seen.insert((kind, title.clone()), origin.clone());
         match object {
-            Object::Policies { policies, .. } => self.set.policies.extend(policies),
-            Object::PeerAuthentication(document) => self.peer_authentication.push(*document),
-            Object::Workload(workload) => self.set.workloads.push(*workload),
-            Object::Mesh(mesh) => self.set.mesh = Some(mesh),
-            Object::Namespace(namespace) => {
-                self.set.namespaces.insert(namespace.name.clone(), namespace);
+            Object::Policies { policies, .. } => self.set.policies.extend(policies.iter().cloned()),
+            Object::PeerAuthentication(document) => self.peer_authentication.push((**document).clone()),
+            Object::Workload(workload) => self.set.workloads.push((**workload).clone()),
+            Object::Mesh(mesh) => self.set.mesh = Some(mesh.clone()),
+            Object::Namespace((namespace, labels)) => {
+                self.label_namespace(&namespace.name, labels.as_ref());
+                self.set.namespaces.insert(namespace.name.clone(), namespace.clone());
             }
-            Object::ClusterNamespace { name, labels, .. } => {
+            Object::ClusterNamespace { name, labels, origin } => {
                 let became = "tells the labels of this namespace".to_owned();
-                self.set.silent.push(Silent { kind, title, origin, became });
-                self.set.namespace_labels.insert(name, labels);
+                let title = name.clone();
+                self.set.silent.push(Silent { kind, title, origin: origin.clone(), became });
+                self.label_namespace(name, Some(labels));
             }
-            Object::List => {}
+        }
+        Ok(())
+    }
+
+    /// Labels that two documents tell of one namespace add up.
+    fn label_namespace(&mut self, name: &str, labels: Option<&Labels>) {
+        if let Some(labels) = labels {
+            self.set.namespace_labels.entry(name.to_owned()).or_default().extend(labels.clone());
         }
     }
 }
 
-/// One document, understood.
+/// One document of a file, understood by itself.
+#[derive(Debug, Default)]
+pub(super) struct Document {
+    /// One, or as many as a list has.
+    objects: Vec<Object>,
+    warnings: Vec<Warning>,
+}
+
+/// Understands one document, whatever the others say. With any mistake, what it says is incomplete.
+pub(super) fn understand(
+    file: &Path,
+    text: &str,
+    part: Part<'_>,
+    trust_domain: &TrustDomain,
+) -> (Document, Vec<LoadError>) {
+    let mut document = Document::default();
+    let mut errors = Vec::new();
+    document.read(file, text, part, trust_domain, 0, &mut errors);
+    (document, errors)
+}
+
+impl Document {
+    fn read(
+        &mut self,
+        file: &Path,
+        text: &str,
+        part: Part<'_>,
+        trust_domain: &TrustDomain,
+        depth: u8,
+        errors: &mut Vec<LoadError>,
+    ) {
+        if errors.len() >= GATHERED {
+            return;
+        }
+        let mut reader = Reader::new(file, text, part, trust_domain);
+        let mut items = Vec::new();
+        match read_object(&mut reader) {
+            Some(Read::List) if depth >= MAX_NESTING => {
+                let _none: Option<()> = reader.refuse_start(Problem::ListItem);
+            }
+            Some(Read::List) => items = import::items(&mut reader),
+            Some(Read::Object(object)) => self.objects.push(object),
+            None => {}
+        }
+        errors.append(&mut reader.errors);
+        self.warnings.append(&mut reader.warnings);
+        for (item, before) in items {
+            let part = Part { text: &item, lines_before: part.lines_before + before };
+            self.read(file, text, part, trust_domain, depth + 1, errors);
+        }
+    }
+}
+
+/// What a document turned out to be.
+enum Read {
+    Object(Object),
+    List,
+}
+
+/// One object that a document describes.
+#[derive(Debug)]
 enum Object {
     /// A document that became any number of policies.
     Policies {
         kind: &'static str,
         title: String,
         origin: Origin,
-        policies: Vec<IdentityPolicy>,
+        policies: Vec<Arc<IdentityPolicy>>,
     },
     PeerAuthentication(Box<PeerAuthentication>),
     Workload(Box<Workload>),
-    Namespace(Namespace),
+    Namespace((Namespace, Option<Labels>)),
     Mesh(Mesh),
     ClusterNamespace {
         name: String,
         labels: Labels,
         origin: Origin,
     },
-    List,
 }
 
 impl Object {
@@ -140,7 +205,7 @@ impl Object {
     fn policies(policies: Vec<IdentityPolicy>) -> Option<Self> {
         let first = policies.first()?;
         let (kind, title, origin) = (first.kind, first.title(), first.origin.clone());
-        Some(Self::Policies { kind, title, origin, policies })
+        Some(Self::Policies { kind, title, origin, policies: policies.into_iter().map(Arc::new).collect() })
     }
 
     fn identity(&self) -> (&'static str, String, Origin) {
@@ -150,10 +215,11 @@ impl Object {
                 ("PeerAuthentication", document.title(), document.origin.clone())
             }
             Self::Workload(workload) => ("Workload", workload.full_name(), workload.origin.clone()),
-            Self::Namespace(namespace) => ("Namespace", namespace.name.clone(), namespace.origin.clone()),
+            Self::Namespace((namespace, _)) => {
+                ("Namespace", namespace.name.clone(), namespace.origin.clone())
+            }
             Self::Mesh(mesh) => ("Mesh", mesh.name.clone(), mesh.origin.clone()),
             Self::ClusterNamespace { name, origin, .. } => ("Namespace (v1)", name.clone(), origin.clone()),
-            Self::List => ("List", String::new(), Origin { file: PathBuf::new(), line: 0, column: 0 }),
         }
     }
 }
@@ -177,22 +243,23 @@ fn read_kind(reader: &mut Reader<'_>) -> Option<(Kind, &'static str, Location)> 
     reader.refuse(kind.referenced, Problem::Kind { found: shown(&kind), version, near, known })
 }
 
-fn read_object(reader: &mut Reader<'_>) -> Option<Object> {
+fn read_object(reader: &mut Reader<'_>) -> Option<Read> {
     let (kind, name, place) = read_kind(reader)?;
     let origin = reader.origin(place);
-    match kind {
+    let object = match kind {
+        Kind::List => return Some(Read::List),
         Kind::IdentityPolicy => Object::policies(vec![reader.policy(origin)?]),
         Kind::Workload => reader.workload(origin).map(Box::new).map(Object::Workload),
         Kind::Namespace => reader.namespace(origin).map(Object::Namespace),
         Kind::Mesh => reader.mesh(origin).map(Object::Mesh),
-        Kind::List => Some(Object::List),
         Kind::NotAPolicy => {
             let text = format!("a {name} says nothing about connections; it is not read");
             reader.warn(place, "not-a-policy", text);
             None
         }
         _ => read_foreign(reader, kind, origin),
-    }
+    };
+    object.map(Read::Object)
 }
 
 fn read_foreign(reader: &mut Reader<'_>, kind: Kind, origin: Origin) -> Option<Object> {

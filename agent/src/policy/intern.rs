@@ -1,26 +1,15 @@
 //! Numbers for things, stable from one compilation to the next.
 
-use std::borrow::Borrow;
 use std::collections::HashMap;
 use std::hash::Hash;
-
-/// How many compilations a thing may be out of use before it is forgotten. Its number is not given out again.
-const FORGOTTEN_AFTER: u64 = 8;
 
 /// Gives equal things equal numbers for as long as they are in use. Numbers only grow, so a reader that still holds an
 /// old one never finds another thing under it.
 #[derive(Debug)]
 pub(super) struct Interner<K> {
-    known: HashMap<K, Known>,
+    known: HashMap<K, u32>,
     /// The next number; `None` when all are used up.
     next: Option<u32>,
-    turn: u64,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Known {
-    number: u32,
-    last_used: u64,
 }
 
 /// All 32-bit numbers of one kind were given out.
@@ -30,29 +19,25 @@ pub(super) struct Exhausted;
 impl<K: Eq + Hash> Interner<K> {
     /// Numbers start at `first`, or at 1: 0 always means "none".
     pub(super) fn new(first: u32) -> Self {
-        Self { known: HashMap::new(), next: Some(first.max(1)), turn: 0 }
+        Self { known: HashMap::new(), next: Some(first.max(1)) }
     }
 
-    /// Begins a compilation: forgets what was out of use for long.
-    pub(super) fn begin(&mut self) {
-        self.turn += 1;
-        let turn = self.turn;
-        self.known.retain(|_, known| known.last_used + FORGOTTEN_AFTER >= turn);
+    /// Forgets the things whose number is out of use. It is not given out again.
+    pub(super) fn retain(&mut self, mut in_use: impl FnMut(u32) -> bool) {
+        self.known.retain(|_, number| in_use(*number));
     }
 
     /// The number of a thing.
-    pub(super) fn number<Q>(&mut self, thing: &Q) -> Result<u32, Exhausted>
+    pub(super) fn number(&mut self, thing: &K) -> Result<u32, Exhausted>
     where
-        K: Borrow<Q>,
-        Q: Eq + Hash + ToOwned<Owned = K> + ?Sized,
+        K: Clone,
     {
-        if let Some(known) = self.known.get_mut(thing) {
-            known.last_used = self.turn;
-            return Ok(known.number);
+        if let Some(number) = self.known.get(thing) {
+            return Ok(*number);
         }
         let number = self.next.ok_or(Exhausted)?;
         self.next = number.checked_add(1);
-        self.known.insert(thing.to_owned(), Known { number, last_used: self.turn });
+        self.known.insert(thing.clone(), number);
         Ok(number)
     }
 }
@@ -63,21 +48,18 @@ mod tests {
 
     #[test]
     fn a_number_stays_while_the_thing_is_in_use_and_is_never_given_to_another() {
-        let mut interner: Interner<String> = Interner::new(0);
-        interner.begin();
-        assert_eq!([interner.number("a"), interner.number("b"), interner.number("a")], [Ok(1), Ok(2), Ok(1)]);
-        for _ in 0..20 {
-            interner.begin();
-            assert_eq!(interner.number("a"), Ok(1));
-        }
-        assert_eq!(interner.number("b"), Ok(3), "forgotten, so it is a new thing");
+        let mut interner = Interner::new(0);
+        assert_eq!(["a", "b", "a"].map(|thing| interner.number(&thing)), [Ok(1), Ok(2), Ok(1)]);
+        interner.retain(|number| number == 1);
+        assert_eq!(interner.number(&"a"), Ok(1));
+        assert_eq!(interner.number(&"b"), Ok(3), "forgotten, so it is a new thing");
     }
 
     #[test]
     fn numbers_run_out_instead_of_wrapping() {
-        let mut interner: Interner<String> = Interner::new(u32::MAX);
-        assert_eq!(interner.number("a"), Ok(u32::MAX));
-        assert_eq!(interner.number("b"), Err(Exhausted));
-        assert_eq!(interner.number("a"), Ok(u32::MAX));
+        let mut interner = Interner::new(u32::MAX);
+        assert_eq!(interner.number(&"a"), Ok(u32::MAX));
+        assert_eq!(interner.number(&"b"), Err(Exhausted));
+        assert_eq!(interner.number(&"a"), Ok(u32::MAX));
     }
 }

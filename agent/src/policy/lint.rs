@@ -3,6 +3,8 @@
 use waxseal_common::ids::protocol;
 use waxseal_common::verdict::Direction;
 
+use super::by_namespace::ByNamespace;
+use super::clause::Clause;
 use super::pattern::IdentityPattern;
 use super::set::{Action, Entity, Fields, IdentityPolicy, Peer, PolicySet, Rule, direction_word};
 use super::warning::Warning;
@@ -14,10 +16,11 @@ const DNS: u16 = 53;
 /// Everything odd about a set of documents.
 pub(super) fn lint(set: &PolicySet) -> Vec<Warning> {
     let mut found = Found(set.warnings.clone());
+    let near = ByNamespace::new(set);
     for policy in &set.policies {
-        lint_policy(set, policy, &mut found);
+        lint_policy(&near, policy, &mut found);
     }
-    lint_name_resolution(set, &mut found);
+    lint_name_resolution(set, &near, &mut found);
     found.0.sort_by(|a, b| a.origin.cmp(&b.origin).then_with(|| a.code.cmp(b.code)));
     found.0
 }
@@ -30,18 +33,17 @@ impl Found {
     }
 }
 
-fn lint_policy(set: &PolicySet, policy: &IdentityPolicy, found: &mut Found) {
+fn lint_policy(near: &ByNamespace<'_>, policy: &IdentityPolicy, found: &mut Found) {
     let title = policy.title();
-    if policy.ingress.is_none() && policy.egress.is_none() {
+    if policy.kind == "IdentityPolicy" && policy.ingress.is_none() && policy.egress.is_none() {
         found.warn(
             &policy.origin,
             "says-nothing",
             format!("{title} has neither ingress nor egress: it changes nothing"),
         );
     }
-    let selects = set.workloads.iter().any(|workload| policy.selects(workload));
     // Without any Workload document the workloads are not known here, and every selector would be pointed out.
-    if !set.workloads.is_empty() && !selects {
+    if policy.part == 0 && !near.knows_nobody() && near.selected(policy).is_empty() {
         found.warn(
             &policy.origin,
             "selects-nothing",
@@ -101,7 +103,8 @@ fn matches_everything(rule: &Rule) -> bool {
 fn lint_rule(rule: &Rule, found: &mut Found) {
     let empty_list =
         rule.peers.as_ref().is_some_and(Vec::is_empty) || rule.ports.as_ref().is_some_and(Vec::is_empty);
-    if empty_list {
+    // Readers of other documents say so themselves, in their words.
+    if empty_list && !rule.imported() {
         found.warn(
             &rule.origin,
             "matches-nothing",
@@ -126,10 +129,14 @@ fn lint_peer(action: Action, peer: &Peer, found: &mut Found) {
         if let Some(IdentityPattern::Prefix(prefix)) = &fields.identity
             && !prefix.ends_with('/')
         {
-            let text = format!(
-                "`{prefix}*` also matches longer names, as `{prefix}-test`; end it with `/*` if that is not meant"
-            );
-            found.warn(&peer.origin, "open-prefix", text);
+            found.warn(&peer.origin, "open-prefix", open_prefix(prefix));
+        }
+    }
+    for pattern in peer.clauses.iter().flat_map(Clause::patterns) {
+        if let IdentityPattern::Prefix(prefix) = pattern
+            && !prefix.ends_with('/')
+        {
+            found.warn(&peer.origin, "open-prefix", open_prefix(prefix.trim_start_matches("spiffe://")));
         }
     }
     let asks_who = asks_for_workload(&peer.is) || peer.is.entity.is_some_and(|entity| entity != Entity::Any);
@@ -138,6 +145,12 @@ fn lint_peer(action: Action, peer: &Peer, found: &mut Found) {
                     if that is not meant";
         found.warn(&peer.origin, "matches-unauthenticated", text.to_owned());
     }
+}
+
+fn open_prefix(prefix: &str) -> String {
+    format!(
+        "`{prefix}*` also matches longer names, as `{prefix}-test`; end it with `/*` if that is not meant"
+    )
 }
 
 fn asks_for_workload(fields: &Fields) -> bool {
@@ -152,10 +165,10 @@ fn never_matches(peer: &Peer) -> bool {
 }
 
 /// A workload that may call only whom rules allow, and no rule lets it ask for names.
-fn lint_name_resolution(set: &PolicySet, found: &mut Found) {
+fn lint_name_resolution(set: &PolicySet, near: &ByNamespace<'_>, found: &mut Found) {
     for workload in &set.workloads {
-        let selecting = |policy: &&IdentityPolicy| policy.selects(workload) && !policy.is_shadow();
-        let policies: Vec<&IdentityPolicy> = set.policies.iter().filter(selecting).collect();
+        let mut policies = near.selecting(workload);
+        policies.retain(|policy| !policy.is_shadow());
         let Some(denier) = policies.iter().find(|policy| policy.denies_by_default(Direction::Egress)) else {
             continue;
         };

@@ -8,8 +8,9 @@ use std::io::Read as _;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
-use super::error::{Excerpt, LoadError, LoadErrors, Problem};
-use super::gather::Gathered;
+use super::error::{Excerpt, GATHERED, LoadError, LoadErrors, Problem};
+use super::gather::{Gathered, understand};
+use super::library::{Library, Stamp};
 use super::set::PolicySet;
 use super::stream;
 use super::warning::Warning;
@@ -19,7 +20,7 @@ use crate::workload::Origin;
 /// The largest file that is read, in bytes.
 pub const MAX_FILE_BYTES: u64 = 1 << 20;
 /// The most files that are read from all directories together.
-pub const MAX_FILES: usize = 4096;
+pub const MAX_FILES: usize = 16_384;
 
 /// Who may own the files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,37 +42,57 @@ pub fn load_from(
     trust_domain: &TrustDomain,
     ownership: Ownership,
 ) -> Result<PolicySet, LoadErrors> {
+    Library::new(trust_domain.clone(), ownership).load(paths)
+}
+
+/// Reads documents that are at hand as text. `file` is the name that places are given with.
+pub fn parse(file: &Path, text: &str, trust_domain: &TrustDomain) -> Result<PolicySet, LoadErrors> {
+    parse_all([(file, text)], trust_domain)
+}
+
+/// [`parse`] for several files.
+pub fn parse_all<'a>(
+    files: impl IntoIterator<Item = (&'a Path, &'a str)>,
+    trust_domain: &TrustDomain,
+) -> Result<PolicySet, LoadErrors> {
     let mut gathered = Gathered::new(trust_domain);
+    let mut count = 0;
+    for (file, text) in files {
+        count += 1;
+        read_text(file, text.as_bytes(), &mut gathered);
+    }
+    gathered.finish(count)
+}
+
+/// The files that these paths mean, in document order: by name, wherever they came from. A file named twice is there once.
+pub(super) fn list_all(paths: &[PathBuf], gathered: &mut Gathered<'_>) -> Vec<PathBuf> {
     let mut files = Vec::new();
     for path in paths {
-        if let Err(problem) = list(path, &mut files, &mut gathered) {
+        if let Err(problem) = list(path, &mut files, gathered) {
             gathered.errors.push(about(path, problem));
         }
     }
-    // Document order is by name, wherever the files came from; a file named twice is read once.
-    files.sort();
+    files.sort_unstable_by(|a, b| by_name(a, b));
     files.dedup();
     if files.len() > MAX_FILES {
         gathered.errors.push(about(&files[MAX_FILES], Problem::TooManyFiles));
         files.truncate(MAX_FILES);
     }
-    for file in &files {
-        match read(file, ownership) {
-            Ok(bytes) => read_text(file, &bytes, &mut gathered),
-            Err(problem) => gathered.errors.push(about(file, problem)),
-        }
-    }
-    gathered.finish(files.len())
+    files
 }
 
-/// Reads documents that are at hand as text. `file` is the name that places are given with.
-pub fn parse(file: &Path, text: &str, trust_domain: &TrustDomain) -> Result<PolicySet, LoadErrors> {
-    let mut gathered = Gathered::new(trust_domain);
-    read_text(file, text.as_bytes(), &mut gathered);
-    gathered.finish(1)
+/// The order of paths. Those of one directory, which are many, are compared as the bytes that they are.
+fn by_name(a: &Path, b: &Path) -> std::cmp::Ordering {
+    let halves = |path: &Path| {
+        let bytes = path.as_os_str().as_encoded_bytes();
+        bytes.iter().rposition(|byte| *byte == b'/').unwrap_or(0)
+    };
+    let (a_bytes, b_bytes) = (a.as_os_str().as_encoded_bytes(), b.as_os_str().as_encoded_bytes());
+    let (here, there) = (halves(a), halves(b));
+    if a_bytes[..here] == b_bytes[..there] { a_bytes[here..].cmp(&b_bytes[there..]) } else { a.cmp(b) }
 }
 
-fn about(path: &Path, problem: Problem) -> LoadError {
+pub(super) fn about(path: &Path, problem: Problem) -> LoadError {
     LoadError { file: path.to_owned(), line: 0, column: 0, problem, excerpt: None }
 }
 
@@ -105,7 +126,12 @@ fn list(path: &Path, files: &mut Vec<PathBuf>, gathered: &mut Gathered<'_>) -> R
 }
 
 /// The bytes of a file. Everything is asked of the open file, so that nobody can swap it between question and reading.
-fn read(path: &Path, ownership: Ownership) -> Result<Vec<u8>, Problem> {
+pub(super) fn read(path: &Path, ownership: Ownership) -> Result<Vec<u8>, Problem> {
+    read_stamped(path, ownership).map(|(bytes, _)| bytes)
+}
+
+/// [`read`], with what the file was known by meanwhile; `None` when it changed under the reading.
+pub(super) fn read_stamped(path: &Path, ownership: Ownership) -> Result<(Vec<u8>, Option<Stamp>), Problem> {
     // Without O_NONBLOCK, opening a pipe would wait for a writer for ever.
     let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_NOCTTY;
     let file = OpenOptions::new().read(true).custom_flags(flags).open(path).map_err(|source| {
@@ -115,17 +141,18 @@ fn read(path: &Path, ownership: Ownership) -> Result<Vec<u8>, Problem> {
             Problem::System { action: "open", source }
         }
     })?;
-    inspect(&file, ownership)?;
+    let before = inspect(&file, ownership)?;
     let mut bytes = Vec::new();
-    let source = file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes);
+    let source = (&file).take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes);
     source.map_err(|source| Problem::System { action: "read", source })?;
     if bytes.len() as u64 > MAX_FILE_BYTES {
         return Err(Problem::TooLarge);
     }
-    Ok(bytes)
+    let after = inspect(&file, ownership)?;
+    Ok((bytes, Some(before).filter(|before| *before == after)))
 }
 
-fn inspect(file: &File, ownership: Ownership) -> Result<(), Problem> {
+fn inspect(file: &File, ownership: Ownership) -> Result<Stamp, Problem> {
     let metadata = file.metadata().map_err(|source| Problem::System { action: "open", source })?;
     let kind = metadata.file_type();
     if !kind.is_file() {
@@ -148,26 +175,45 @@ fn inspect(file: &File, ownership: Ownership) -> Result<(), Problem> {
     if metadata.len() > MAX_FILE_BYTES {
         return Err(Problem::TooLarge);
     }
-    Ok(())
+    Ok(Stamp::of(&metadata))
+}
+
+/// The text of a file.
+pub(super) fn text_of<'a>(file: &Path, bytes: &'a [u8]) -> Result<&'a str, LoadErrors> {
+    let refused = |before: &[u8], problem| {
+        let (line, column) = place(before);
+        LoadErrors(vec![LoadError { line, column, ..about(file, problem) }])
+    };
+    let text = match std::str::from_utf8(bytes) {
+        Ok(text) => text.strip_prefix('\u{feff}').unwrap_or(text),
+        Err(error) => return Err(refused(&bytes[..error.valid_up_to()], Problem::NotText)),
+    };
+    match text.find('\0') {
+        Some(at) => Err(refused(&text.as_bytes()[..at], Problem::Nul)),
+        None => Ok(text),
+    }
+}
+
+impl LoadErrors {
+    /// One mistake about a whole file.
+    pub(super) fn about(path: &Path, problem: Problem) -> Self {
+        Self(vec![about(path, problem)])
+    }
 }
 
 /// Reads the documents of one file.
 fn read_text(file: &Path, bytes: &[u8], gathered: &mut Gathered<'_>) {
-    let text = match std::str::from_utf8(bytes) {
-        Ok(text) => text.strip_prefix('\u{feff}').unwrap_or(text),
-        Err(error) => {
-            let (line, column) = place(&bytes[..error.valid_up_to()]);
-            gathered.errors.push(LoadError { line, column, ..about(file, Problem::NotText) });
+    let text = match text_of(file, bytes) {
+        Ok(text) => text,
+        Err(LoadErrors(mut errors)) => return gathered.errors.append(&mut errors),
+    };
+    for part in stream::documents(text) {
+        if gathered.errors.len() >= GATHERED {
             return;
         }
-    };
-    if let Some(at) = text.find('\0') {
-        let (line, column) = place(&text.as_bytes()[..at]);
-        gathered.errors.push(LoadError { line, column, ..about(file, Problem::Nul) });
-        return;
-    }
-    for part in stream::documents(text) {
-        gathered.read(file, text, part);
+        let (document, mut mistakes) = understand(file, text, part, gathered.trust_domain);
+        gathered.errors.append(&mut mistakes);
+        gathered.add(text, &document);
     }
 }
 
@@ -191,6 +237,6 @@ pub(super) fn excerpt(text: &str, line: u32, column: u32) -> Option<Excerpt> {
     let before: String = line.chars().skip(start).take(at - start).collect();
     let after: String = line.chars().skip(at).take(SHOWN_AFTER).collect();
     let before = crate::escape::escape(&before).into_owned();
-    let text = format!("{before}{}", crate::escape::escape(&after));
+    let text = format!("{before}{}", crate::escape::escape(after.trim_end()));
     Some(Excerpt { before: before.chars().count(), text })
 }

@@ -7,12 +7,16 @@
 
 mod addresses;
 mod bind;
+mod by_namespace;
+mod cases;
 mod check;
+mod classes;
 mod clause;
 mod compile;
 mod compiled;
 mod condition;
 mod describe;
+mod ends;
 mod error;
 mod explain;
 mod explain_text;
@@ -20,16 +24,19 @@ mod gather;
 mod import;
 mod intern;
 mod kinds;
+mod library;
 mod lint;
 mod load;
 mod nearest;
 mod pattern;
 mod plan;
 mod ports;
+mod prepare;
 mod read_policy;
 mod read_workload;
 mod reader;
 pub mod reference;
+mod reference_ends;
 mod rows;
 mod schema;
 mod set;
@@ -38,14 +45,20 @@ mod subject;
 #[cfg(test)]
 mod tests;
 mod warning;
+mod yaml_problem;
 
-pub use check::{CheckReport, DocumentReport, Sizes, check, expected_identities};
+/// The JSON Schema of the native documents.
+pub const SCHEMA: &str = include_str!("schema.json");
+
+pub use cases::{CaseOutcome, CasesReport, check_cases};
+pub use check::{CheckReport, DocumentReport, Sizes, check, check_with, expected_identities};
 pub use clause::{Clause, NamespaceLabel, Target, Test, Tests};
 pub use compile::{CompileError, Compiler};
 pub use compiled::{Compiled, Prefix, RuleDirection, RuleInfo};
 pub use error::{Excerpt, LoadError, LoadErrors, Problem, YamlProblem};
 pub use explain::{ExplainError, Explanation, Side, Step, explain, verdict_word};
-pub use load::{MAX_FILE_BYTES, MAX_FILES, Ownership, load, load_from, parse};
+pub use library::Library;
+pub use load::{MAX_FILE_BYTES, MAX_FILES, Ownership, load, load_from, parse, parse_all};
 pub use pattern::{IdentityPattern, PatternError, TextPattern};
 pub use plan::{Capacity, Change, Pinned, Plan, PlanError, plan};
 pub use ports::{Ports, PortsError};

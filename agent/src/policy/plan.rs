@@ -1,7 +1,9 @@
 //! From the tables in force to the tables wanted: what to write, in which order, so that every verdict is made under one
 //! of the two and never under a mixture. Pure; the datapath applies it.
 
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use thiserror::Error;
 use waxseal_common::ids::{IdentityId, Revision, RuleId};
@@ -40,7 +42,7 @@ pub struct Plan {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
     /// Writes a port set under a number that no row uses yet.
-    PutSet(u32, Box<PortSet>),
+    PutSet(u32, Arc<PortSet>),
     /// Writes a row.
     PutRow(RowKey, RowEntry),
     /// Writes an identity.
@@ -139,7 +141,7 @@ impl Plan {
     fn sets(&mut self, current: &Compiled, wanted: &Compiled) {
         for (number, set) in &wanted.sets {
             if !current.sets.contains_key(number) {
-                self.prepare.push(Change::PutSet(*number, Box::new(*set)));
+                self.prepare.push(Change::PutSet(*number, Arc::clone(set)));
             }
         }
         let unused = current.sets.keys().filter(|number| !wanted.sets.contains_key(number));
@@ -148,6 +150,9 @@ impl Plan {
 
     fn rows(&mut self, current: &Compiled, wanted: &Compiled) {
         for (key, old, new) in pairs(&current.rows, &wanted.rows) {
+            if old == new {
+                continue;
+            }
             let entry = RowEntry { from: self.revision, new: new.unwrap_or(0), old: old.unwrap_or(0) };
             if entry.new != entry.old {
                 self.prepare.push(Change::PutRow(key, entry));
@@ -160,11 +165,12 @@ impl Plan {
 
     fn identities(&mut self, current: &Compiled, wanted: &Compiled) {
         for (id, old, new) in pairs(&current.identities, &wanted.identities) {
+            if old == new {
+                continue;
+            }
             let entry =
                 IdentityEntry { from: self.revision, new: new.unwrap_or(NO_ROW), old: old.unwrap_or(NO_ROW) };
-            if old != new {
-                self.prepare.push(Change::PutIdentity(id, entry));
-            }
+            self.prepare.push(Change::PutIdentity(id, entry));
             if new.is_none() {
                 self.cleanup.push(Change::DeleteIdentity(id));
             }
@@ -175,14 +181,15 @@ impl Plan {
     /// see past it.
     fn addresses(&mut self, current: &Compiled, wanted: &Compiled) {
         for (prefix, old, new) in pairs(&current.addresses, &wanted.addresses) {
+            if old == new {
+                continue;
+            }
             let entry = AddressEntry {
                 from: self.revision,
                 new: wanted.covering(prefix).unwrap_or_default(),
                 old: current.covering(prefix).unwrap_or_default(),
             };
-            if old != new {
-                self.prepare.push(Change::PutAddress(prefix, entry));
-            }
+            self.prepare.push(Change::PutAddress(prefix, entry));
             if new.is_none() {
                 self.cleanup.push(Change::DeleteAddress(prefix));
             }
@@ -190,16 +197,24 @@ impl Plan {
     }
 }
 
-/// The keys of both, each with what either side says.
-fn pairs<K: Ord + Copy, V: Copy>(
-    current: &BTreeMap<K, V>,
-    wanted: &BTreeMap<K, V>,
-) -> impl Iterator<Item = (K, Option<V>, Option<V>)> {
-    let gone = current
-        .iter()
-        .filter(|(key, _)| !wanted.contains_key(key))
-        .map(|(key, old)| (*key, Some(*old), None));
-    wanted.iter().map(|(key, new)| (*key, current.get(key).copied(), Some(*new))).chain(gone)
+/// The keys of both in order, each with what either side says.
+fn pairs<'a, K: Ord + Copy, V: Clone>(
+    current: &'a BTreeMap<K, V>,
+    wanted: &'a BTreeMap<K, V>,
+) -> impl Iterator<Item = (K, Option<V>, Option<V>)> + use<'a, K, V> {
+    let (mut old, mut new) = (current.iter().peekable(), wanted.iter().peekable());
+    std::iter::from_fn(move || {
+        let order = match (old.peek(), new.peek()) {
+            (None, None) => return None,
+            (Some(_), None) => Ordering::Less,
+            (None, Some(_)) => Ordering::Greater,
+            (Some((old, _)), Some((new, _))) => old.cmp(new),
+        };
+        let before = if order.is_le() { old.next() } else { None };
+        let after = if order.is_ge() { new.next() } else { None };
+        let (key, _) = before.or(after)?;
+        Some((*key, before.map(|(_, value)| value.clone()), after.map(|(_, value)| value.clone())))
+    })
 }
 
 fn check_capacity(current: &Compiled, wanted: &Compiled, capacity: &Capacity) -> Result<(), PlanError> {
@@ -217,8 +232,8 @@ fn check_capacity(current: &Compiled, wanted: &Compiled, capacity: &Capacity) ->
     Ok(())
 }
 
-fn together<K: Ord, V>(current: &BTreeMap<K, V>, wanted: &BTreeMap<K, V>) -> usize {
-    current.len() + wanted.keys().filter(|key| !current.contains_key(key)).count()
+fn together<K: Ord + Copy, V: Clone>(current: &BTreeMap<K, V>, wanted: &BTreeMap<K, V>) -> usize {
+    pairs(current, wanted).count()
 }
 
 /// What pinned maps of an earlier run of the agent hold.
@@ -267,7 +282,7 @@ impl Pinned {
                 pinned.settle.push(Change::PutRow(key, RowEntry { from: revision, new: set, old: set }));
             }
         }
-        pinned.compiled.sets = sets.into_iter().collect();
+        pinned.compiled.sets = sets.into_iter().map(|(number, set)| (number, Arc::new(set))).collect();
         pinned.first_free = pinned.compiled.highest_number().saturating_add(1);
         pinned
     }

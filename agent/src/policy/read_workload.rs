@@ -13,7 +13,7 @@ use crate::workload::{ContainerSelector, ExecutableSelector, Glob, Origin, Selec
 impl Reader<'_> {
     pub(super) fn workload(&mut self, origin: Origin) -> Option<Workload> {
         let Document { metadata, spec, .. } = self.parse::<Document<Labelled, WorkloadSpec>>()?;
-        let Labelled { name: name_text, namespace, labels } = metadata;
+        let Labelled { name: name_text, namespace, labels, .. } = metadata;
         let WorkloadSpec { selector, spiffe_id, mode } = spec;
         let name = self.name(&name_text);
         let namespace = self.namespace_name(namespace.as_ref());

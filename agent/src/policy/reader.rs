@@ -88,11 +88,6 @@ impl<'a> Reader<'a> {
         self.refuse_line(self.part.lines_before + 1, 0, problem)
     }
 
-    /// [`Self::refuse`] for a place that is known already.
-    pub(super) fn refuse_at(&mut self, origin: &Origin, problem: Problem) {
-        let _none: Option<()> = self.refuse_line(origin.line, origin.column, problem);
-    }
-
     fn refuse_line<T>(&mut self, line: u32, column: u32, problem: Problem) -> Option<T> {
         if self.errors.len() >= GATHERED {
             return None;
@@ -187,17 +182,20 @@ impl<'a> Reader<'a> {
         self.parsed(text, str::parse::<Cidr>)
     }
 
-    pub(super) fn namespace(&mut self, origin: Origin) -> Option<Namespace> {
+    /// What a namespace says, and its labels where they are told.
+    pub(super) fn namespace(&mut self, origin: Origin) -> Option<(Namespace, Option<Labels>)> {
         let Document { metadata, spec, .. } = self.parse::<Document<Named, NamespaceSpec>>()?;
         let NamespaceSpec { mode, default_deny, refuse } = spec;
         let refusals = [("rst", Refuse::Rst), ("drop", Refuse::Drop)];
-        Some(Namespace {
+        let labels = metadata.labels.as_ref().map(|labels| self.labels(labels));
+        let namespace = Namespace {
             name: self.name(&metadata.name)?,
             mode: self.mode(mode.as_ref()),
             default_deny: default_deny.unwrap_or(false),
             refuse: refuse.and_then(|text| self.word(&text, "refusal", &refusals)).unwrap_or_default(),
             origin,
-        })
+        };
+        Some((namespace, labels))
     }
 
     pub(super) fn mesh(&mut self, origin: Origin) -> Option<Mesh> {

@@ -48,6 +48,10 @@ pub(super) struct Namespaced {
     pub(super) name: Text,
     #[serde(default, deserialize_with = "present")]
     pub(super) namespace: Option<Text>,
+    #[serde(default, rename = "labels")]
+    _labels: Option<IgnoredAny>,
+    #[serde(default, rename = "annotations")]
+    _annotations: Option<IgnoredAny>,
 }
 
 /// The name of an object that does not.
@@ -55,6 +59,10 @@ pub(super) struct Namespaced {
 #[serde(deny_unknown_fields)]
 pub(super) struct Named {
     pub(super) name: Text,
+    #[serde(default, deserialize_with = "present")]
+    pub(super) labels: Option<LabelMap>,
+    #[serde(default, rename = "annotations")]
+    _annotations: Option<IgnoredAny>,
 }
 
 /// The name and the labels of a workload.
@@ -66,6 +74,8 @@ pub(super) struct Labelled {
     pub(super) namespace: Option<Text>,
     #[serde(default, deserialize_with = "present")]
     pub(super) labels: Option<LabelMap>,
+    #[serde(default, rename = "annotations")]
+    _annotations: Option<IgnoredAny>,
 }
 
 #[derive(Debug, Deserialize)]

@@ -1,6 +1,7 @@
 //! The documents of a node, resolved: what policies, workloads and namespaces say, with every text parsed.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use waxseal_common::tables::Mode;
 use waxseal_common::verdict::Direction;
@@ -17,9 +18,11 @@ use crate::workload::{Labels, Origin, Workload};
 #[derive(Clone, Debug, Default)]
 pub struct PolicySet {
     /// In document order: by file name, then by line. The first of several rules is the one that is named.
-    pub policies: Vec<IdentityPolicy>,
+    pub policies: Vec<Arc<IdentityPolicy>>,
     /// In document order.
     pub workloads: Vec<Workload>,
+    /// The trust domain in which they were read.
+    pub trust_domain: Option<TrustDomain>,
     /// The labels of namespaces, where a document tells them.
     pub namespace_labels: BTreeMap<String, Labels>,
     /// By name.
@@ -152,6 +155,13 @@ pub struct Rule {
     pub ports: Option<Vec<Ports>>,
     /// Where it is written.
     pub origin: Origin,
+}
+
+impl Rule {
+    /// Whether it was written in another language: such a rule is named after its place, as `ingress[0]`.
+    pub(super) fn imported(&self) -> bool {
+        self.name.as_ref().is_some_and(|name| name.ends_with(']'))
+    }
 }
 
 /// What a matching rule does.

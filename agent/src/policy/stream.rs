@@ -1,7 +1,7 @@
 //! One file of YAML cut into its documents, so that a mistake in one does not hide those in the others.
 
 /// One document of a stream.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Part<'a> {
     /// Its text, with the `---` that opens it.
     pub(super) text: &'a str,

@@ -1,13 +1,15 @@
 //! What binds one workload: its rule sets, its mode, and what holds where no rule speaks.
 
+use std::sync::Arc;
+
 use waxseal_common::ids::RuleId;
 use waxseal_common::tables::{Mode, Subject};
 use waxseal_common::verdict::Direction;
 
 use super::bind::Bound;
-use super::compile::{CompileError, Prepared, Work};
+use super::compile::{CompileError, RuleContent, Work};
 use super::compiled::RuleInfo;
-use super::rows::Rows;
+use super::prepare::ByPlace;
 use super::set::{Action, Namespace, NodeDefaults, Refuse};
 use crate::workload::IdentityInfo;
 
@@ -25,7 +27,6 @@ impl Work<'_> {
         about: &About<'_>,
         bound: &Bound,
         direction: Direction,
-        rows: &mut Rows<'_>,
     ) -> Result<Subject, CompileError> {
         let policies = self.policies;
         let speaking = |index: &usize| policies[*index].rules(direction).is_some();
@@ -34,7 +35,7 @@ impl Work<'_> {
             all.iter().copied().filter(|index| !policies[*index].is_shadow()).collect();
         let shadow = all.len() > enforced.len();
         let mut subject = Subject { mode: self.mode(about, &enforced) as u8, ..Subject::default() };
-        subject.set = self.rule_set(direction, &enforced, rows)?;
+        subject.set = self.rows.rule_set(direction, &enforced, self.numbers)?;
         let base = self.denier(about, direction, &enforced)?;
         if let Some(rule) = base {
             subject.selected_by = rule;
@@ -45,7 +46,7 @@ impl Work<'_> {
         }
         if shadow {
             subject.flags |= Subject::SHADOW;
-            subject.shadow_set = self.rule_set(direction, &all, rows)?;
+            subject.shadow_set = self.rows.rule_set(direction, &all, self.numbers)?;
             if let Some(rule) = self.denier(about, direction, &all)? {
                 subject.shadow_selected_by = rule;
                 subject.flags |= Subject::SHADOW_DENY_BY_DEFAULT;
@@ -57,7 +58,7 @@ impl Work<'_> {
         for (action, flag) in
             [(Action::Allow, Subject::ALLOWS_IDENTITIES), (Action::Deny, Subject::DENIES_IDENTITIES)]
         {
-            if names_identities(rows.prepared, decisive, direction, action) {
+            if names_identities(self.rows.prepared, decisive, direction, action) {
                 subject.flags |= flag;
             }
         }
@@ -99,16 +100,15 @@ impl Work<'_> {
             },
             _ => return Ok(None),
         };
-        self.number_rule(info, None).map(Some)
+        let content = RuleContent { info, rule: None };
+        let id = RuleId(self.numbers.rules.number(&content)?);
+        self.deniers.entry(id).or_insert_with(|| Arc::new(content.info));
+        Ok(Some(id))
     }
 }
 
-fn names_identities(
-    prepared: &Prepared<'_>,
-    policies: &[usize],
-    direction: Direction,
-    action: Action,
-) -> bool {
-    let rules = policies.iter().filter_map(|index| prepared.rules.get(&(*index, direction))).flatten();
-    rules.into_iter().any(|rule| rule.action == action && rule.names_identities())
+fn names_identities(prepared: &ByPlace, policies: &[usize], direction: Direction, action: Action) -> bool {
+    let policies = policies.iter().filter_map(|place| prepared.get(*place)?.as_deref());
+    let mut rules = policies.flat_map(|policy| policy.rules(direction));
+    rules.any(|rule| rule.action == action && rule.names_identities())
 }

@@ -1,19 +1,20 @@
-//! Three real services, each in its own cgroup and network namespace: nginx, redis and a Python client. The client may
-//! use the web server, the web server may use the cache, the client may not use the cache. Everything is checked, and
-//! nothing stays behind.
+//! Two nodes with a router between them and real services on both: a client and redis on one, nginx and a batch job on
+//! the other. The client may use the web server, the web server may use the cache, nobody else may. Everything is
+//! checked, and nothing stays behind.
 
 mod programs;
 mod shop;
 
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{bail, ensure};
 
 use crate::place::Place;
-use crate::stage::{Agent, wait};
+use crate::stage::{Agent, Authority, wait};
 use crate::{build, interrupt, privilege};
 use programs::Programs;
-use shop::{CACHE, Shop, WEB};
+use shop::{AUTHORITY, CACHE, Caller, Shop, WEB};
 
 /// Why root is needed.
 const WHY: &str = "the demo makes cgroups and network namespaces and loads kernel programs";
@@ -44,9 +45,7 @@ pub(crate) fn run(place: &Place, options: &Options) -> anyhow::Result<()> {
         return Ok(());
     }
     interrupt::watch()?;
-    let mut agent = Agent::prepare(place.binary("debug", "waxseal"), "demo", "enforce")?;
-    let failures = show(&mut agent, &programs)?;
-    drop(agent);
+    let failures = show(&place.binary("debug", "waxseal"), &programs)?;
     println!("\nEverything the demo made is gone again.");
     if failures > 0 {
         bail!("{failures} of the demo's expectations failed");
@@ -55,53 +54,93 @@ pub(crate) fn run(place: &Place, options: &Options) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn show(agent: &mut Agent, programs: &Programs) -> anyhow::Result<usize> {
-    title("Three services, each in its own cgroup and network namespace");
-    agent.write("policies/workloads.yaml", include_str!("../../demo/workloads.yaml"))?;
-    agent.write("policies/policies.yaml", include_str!("../../demo/policies.yaml"))?;
+fn show(binary: &Path, programs: &Programs) -> anyhow::Result<usize> {
+    title("Two nodes with a router between them, an authority, and four workloads");
     let mut shop = Shop::build()?;
-    agent.start()?;
-    shop.open(agent, programs)?;
-    println!("  client  python   10.77.0.30");
-    println!("  web     nginx    10.77.0.10:8080, and :6380 which hands on to the cache");
-    println!("  cache   redis    10.77.0.20:6379");
-    wait("three endpoints", Duration::from_secs(10), || {
-        let list = agent.ask(&["endpoint", "list", "-o", "json"])?;
-        Ok(["shop/client", "shop/web", "shop/cache"].iter().all(|name| list.contains(name)).then_some(()))
-    })?;
-    title("What may happen (policies.yaml)");
+    let authority = Authority::start(binary.to_owned(), "demo-ca", shop.router(), AUTHORITY)?;
+    let node = |instance: &'static str, name: &str, home: &shop::Place| {
+        let mut agent = Agent::prepare(binary.to_owned(), instance, "enforce")?;
+        agent.write("policies/workloads.yaml", include_str!("../../demo/workloads.yaml"))?;
+        agent.write("policies/policies.yaml", include_str!("../../demo/policies.yaml"))?;
+        agent.write("join-token", &authority.token(name)?)?;
+        let token = agent.file("join-token");
+        let more = format!("node: {name}\nca: {}\njoin_token: {}\n", authority.address(), token.display());
+        agent.live_in(&home.netns, &home.cgroup, &more)?;
+        agent.start()?;
+        anyhow::Ok(agent)
+    };
+    let (a, b) = (node("demo-a", "node-a", &shop.a)?, node("demo-b", "node-b", &shop.b)?);
+    shop.open([&a, &b], programs)?;
+    println!("  authority        {}", authority.address());
+    println!("  node-a  client   python");
+    println!("  node-a  cache    redis    {CACHE}:6379");
+    println!("  node-b  web      nginx    {WEB}:8080, :8081, and :6380 which hands on to the cache");
+    println!("  node-b  batch    python");
+    for (agent, names) in [(&a, ["shop/client", "shop/cache"]), (&b, ["shop/web", "shop/batch"])] {
+        wait("the endpoints", Duration::from_secs(10), || {
+            let list = agent.ask(&["endpoint", "list", "-o", "json"])?;
+            Ok(names.iter().all(|name| list.contains(name)).then_some(()))
+        })?;
+    }
+    title("What may happen (policies.yaml, the same on both nodes)");
     print!("{}", indented(include_str!("../../demo/policies.yaml")));
+    let failures = happen(&shop)? + seen(&a, &b)?;
+    // The agents end before the places they live in.
+    drop((a, b));
+    Ok(failures)
+}
 
-    let mut failures = 0;
+/// Traffic in both directions, allowed and refused.
+fn happen(shop: &Shop) -> anyhow::Result<usize> {
     title("What happens");
-    failures +=
-        attempt(&shop, "client -> web:8080", ["http", WEB, "8080"], "answered: hello from the web server")?;
-    failures += attempt(&shop, "client -> web:6380 -> cache", ["redis", WEB, "6380"], "answered: +PONG")?;
-    failures += attempt(&shop, "client -> cache:6379", ["redis", CACHE, "6379"], "refused: ")?;
-    interrupt::check()?;
+    let mut failures = 0;
+    for (name, caller, question, expected) in [
+        (
+            "a to b: client -> web:8080",
+            Caller::Client,
+            ["http", WEB, "8080"],
+            "answered: hello from the web server",
+        ),
+        ("b to a: client -> web:6380 -> cache", Caller::Client, ["redis", WEB, "6380"], "answered: +PONG"),
+        ("a to b: client -> web:8081", Caller::Client, ["http", WEB, "8081"], "refused: ECONNREFUSED"),
+        ("b to a: batch -> cache:6379", Caller::Batch, ["redis", CACHE, "6379"], "refused: ECONNREFUSED"),
+        ("on a: client -> cache:6379", Caller::Client, ["redis", CACHE, "6379"], "refused: "),
+    ] {
+        failures += attempt(shop, name, caller, question, expected)?;
+        interrupt::check()?;
+    }
+    Ok(failures)
+}
 
-    title("What the tap saw (waxseal tap)");
-    failures += tap(agent)?;
-    title("Why the last one was refused (waxseal policy explain)");
-    let words = agent.ask(&[
-        "policy",
-        "explain",
-        "--from",
-        "shop/client",
-        "--to",
-        "shop/cache",
-        "--port",
-        "6379/tcp",
-    ])?;
+/// What the nodes say of it.
+fn seen(a: &Agent, b: &Agent) -> anyhow::Result<usize> {
+    let mut failures = 0;
+    title("What node-b's tap saw (waxseal tap)");
+    failures += tap(b, &[("ALLOW", "client", "web"), ("DENY", "client", "web"), ("ALLOW", "web", "cache")])?;
+    title("What node-a's tap saw");
+    failures += tap(a, &[("ALLOW", "client", "web"), ("ALLOW", "web", "cache"), ("DENY", "batch", "cache")])?;
+    title("The sessions that sealed it (waxseal session list, on node-a)");
+    let sessions = a.ask(&["session", "list"])?;
+    print!("{}", indented(&sessions));
+    failures += expect("the sessions name the other node", sessions.contains("node-b"));
+    title("Why the batch job was refused (waxseal policy explain, on node-a)");
+    let arguments = ["policy", "explain", "--from", "shop/batch", "--to", "shop/cache", "--port", "6379/tcp"];
+    let words = a.ask(&arguments)?;
     print!("{}", indented(&words));
     failures += expect("the explanation names the policy", words.contains("cache-from-web"));
     Ok(failures)
 }
 
-/// One question of the client, and the start of the expected answer.
-fn attempt(shop: &Shop, name: &str, question: [&str; 3], expected: &str) -> anyhow::Result<usize> {
-    let answer = shop.client(question)?;
-    println!("  {name:<30} {answer}");
+/// One question of a caller, and the start of the expected answer.
+fn attempt(
+    shop: &Shop,
+    name: &str,
+    caller: Caller,
+    question: [&str; 3],
+    expected: &str,
+) -> anyhow::Result<usize> {
+    let answer = shop.ask(caller, question)?;
+    println!("  {name:<38} {answer}");
     let mut failures = expect(&format!("{name}: expected `{expected}`"), answer.starts_with(expected));
     if let Some((_, time)) = answer.split_once(" after ") {
         let milliseconds: f64 = time.trim_end_matches(" ms").parse().unwrap_or(f64::MAX);
@@ -110,9 +149,8 @@ fn attempt(shop: &Shop, name: &str, question: [&str; 3], expected: &str) -> anyh
     Ok(failures)
 }
 
-/// Prints the flows and looks for the three that matter.
-fn tap(agent: &Agent) -> anyhow::Result<usize> {
-    let wanted = [("ALLOW", "client", "web"), ("ALLOW", "web", "cache"), ("DENY", "client", "cache")];
+/// Prints the flows and looks for those that matter.
+fn tap(agent: &Agent, wanted: &[(&str, &str, &str)]) -> anyhow::Result<usize> {
     let seen = |text: &str, (verdict, from, to): (&str, &str, &str)| {
         text.lines().any(|line| {
             let words = line.contains(verdict) && line.contains(from) && line.contains(to);

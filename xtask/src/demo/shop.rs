@@ -1,4 +1,4 @@
-//! The stage of the demo: places first, then the services in them.
+//! The stage of the demo: two nodes and a router first, then the services on them.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -8,77 +8,98 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 
 use super::programs::Programs;
-use crate::stage::{Agent, Cgroup, Netns, Service, Switch, port_is_open, wait};
+use crate::stage::{Agent, Cgroup, Netns, Router, Service, port_is_open, wait};
 
-/// The web server's address.
-pub(super) const WEB: &str = "10.77.0.10";
-/// The cache's address.
-pub(super) const CACHE: &str = "10.77.0.20";
+/// The web server's address, on node b.
+pub(super) const WEB: &str = "10.77.2.2";
+/// The cache's address, on node a.
+pub(super) const CACHE: &str = "10.77.1.2";
+/// The authority's address, at the router.
+pub(super) const AUTHORITY: &str = "10.77.1.1";
 
-/// Where one service lives.
+/// A node: its network namespace and its part of the cgroup tree.
 #[derive(Debug)]
-struct Room {
-    cgroup: Cgroup,
-    netns: Netns,
+pub(super) struct Place {
+    pub(super) netns: Netns,
+    pub(super) cgroup: Cgroup,
 }
 
-/// All of it. Services come first: they are dropped before the rooms they live in.
+/// Who asks.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Caller {
+    /// On node a.
+    Client,
+    /// On node b.
+    Batch,
+}
+
+/// All of it. Services come first: they are dropped before the places they live in.
 #[derive(Debug)]
 pub(super) struct Shop {
     services: Vec<Service>,
-    client_script: Option<(PathBuf, PathBuf)>,
-    web: Room,
-    cache: Room,
-    client: Room,
-    _switch: Switch,
+    script: Option<(PathBuf, PathBuf)>,
+    client: Cgroup,
+    cache: Cgroup,
+    web: Cgroup,
+    batch: Cgroup,
+    pub(super) a: Place,
+    pub(super) b: Place,
+    router: Router,
     _parent: Cgroup,
 }
 
 impl Shop {
-    /// Makes the rooms and lays the wires.
+    /// Makes the nodes and lays the wires.
     pub(super) fn build() -> anyhow::Result<Self> {
         let parent = Cgroup::root("waxseal-demo")?;
-        let switch = Switch::new("waxseal-demo-hub")?;
-        let room = |name: &str, address: &str| {
-            let cgroup = parent.child(name)?;
+        let router = Router::new("waxseal-demo-router")?;
+        let place = |name: &str, number: u8| {
             let netns = Netns::new(&format!("waxseal-demo-{name}"))?;
-            switch.wire(&netns, name, &format!("{address}/24"))?;
-            anyhow::Ok(Room { cgroup, netns })
+            router.wire(&netns, number)?;
+            anyhow::Ok(Place { netns, cgroup: parent.child(name)? })
         };
-        let (web, cache, client) = (room("web", WEB)?, room("cache", CACHE)?, room("client", "10.77.0.30")?);
+        let (a, b) = (place("a", 1)?, place("b", 2)?);
         Ok(Self {
             services: Vec::new(),
-            client_script: None,
-            web,
-            cache,
-            client,
-            _switch: switch,
+            script: None,
+            client: a.cgroup.child("client")?,
+            cache: a.cgroup.child("cache")?,
+            web: b.cgroup.child("web")?,
+            batch: b.cgroup.child("batch")?,
+            a,
+            b,
+            router,
             _parent: parent,
         })
     }
 
-    /// Starts nginx and redis and waits until they listen.
-    pub(super) fn open(&mut self, agent: &Agent, programs: &Programs) -> anyhow::Result<()> {
-        let home = agent.file("nginx");
+    /// Where the authority serves.
+    pub(super) fn router(&self) -> &Netns {
+        self.router.home()
+    }
+
+    /// Starts redis on node a and nginx on node b, and waits until they listen.
+    pub(super) fn open(&mut self, [a, b]: [&Agent; 2], programs: &Programs) -> anyhow::Result<()> {
+        let home = b.file("nginx");
         fs::create_dir(&home).with_context(|| format!("create {}", home.display()))?;
         let settings = include_str!("../../demo/nginx.conf")
             .replace("@HOME@", &home.display().to_string())
             .replace("@MODULES@", &programs.nginx_modules.display().to_string());
-        agent.write("nginx/nginx.conf", &settings)?;
-        agent.write("client.py", include_str!("../../demo/client.py"))?;
-        self.client_script = Some((programs.python.clone(), agent.file("client.py")));
+        b.write("nginx/nginx.conf", &settings)?;
+        a.write("client.py", include_str!("../../demo/client.py"))?;
+        self.script = Some((programs.python.clone(), a.file("client.py")));
 
-        let mut redis = Service::command(&self.cache.cgroup, Some(&self.cache.netns), &programs.redis);
+        let mut redis = Service::command(&self.cache, Some(&self.a.netns), &programs.redis);
         programs.with_libraries(&mut redis);
         redis
             .args(["--bind", CACHE, "--port", "6379", "--save", "", "--protected-mode", "no", "--dir"])
             .arg(&home);
-        self.serve("redis", redis, agent, &[(CACHE, 6379)])?;
+        self.serve("redis", redis, a, &[(CACHE, 6379)])?;
 
-        let mut nginx = Service::command(&self.web.cgroup, Some(&self.web.netns), &programs.nginx);
+        let mut nginx = Service::command(&self.web, Some(&self.b.netns), &programs.nginx);
         programs.with_libraries(&mut nginx);
         nginx.args(["-e", "stderr", "-p"]).arg(&home).arg("-c").arg(home.join("nginx.conf"));
-        self.serve("nginx", nginx, agent, &[(WEB, 8080), (WEB, 6380)])
+        self.serve("nginx", nginx, b, &[(WEB, 8080), (WEB, 8081), (WEB, 6380)])
     }
 
     fn serve(
@@ -90,7 +111,7 @@ impl Shop {
     ) -> anyhow::Result<()> {
         let log = agent.file(&format!("logs/{name}.log"));
         let mut service = Service::start(name, command, &log)?;
-        let netns = if name == "redis" { &self.cache.netns } else { &self.web.netns };
+        let netns = if name == "redis" { &self.a.netns } else { &self.b.netns };
         let up = wait(&format!("{name} to listen"), Duration::from_secs(20), || {
             service.still_runs()?;
             let open = ports.iter().all(|(address, port)| {
@@ -104,14 +125,18 @@ impl Shop {
         up.with_context(|| fs::read_to_string(&log).unwrap_or_default())
     }
 
-    /// Asks one question as the client, and returns the line it prints.
-    pub(super) fn client(&self, question: [&str; 3]) -> anyhow::Result<String> {
-        let Some((python, script)) = &self.client_script else { bail!("the shop is not open") };
-        let mut command = Service::command(&self.client.cgroup, Some(&self.client.netns), python);
-        let output = command.arg(script).args(question).output().context("start the client")?;
+    /// Asks one question, and returns the line that the caller prints.
+    pub(super) fn ask(&self, caller: Caller, question: [&str; 3]) -> anyhow::Result<String> {
+        let Some((python, script)) = &self.script else { bail!("the shop is not open") };
+        let (cgroup, netns) = match caller {
+            Caller::Client => (&self.client, &self.a.netns),
+            Caller::Batch => (&self.batch, &self.b.netns),
+        };
+        let mut command = Service::command(cgroup, Some(netns), python);
+        let output = command.arg(script).args(question).output().context("start the caller")?;
         let line = String::from_utf8_lossy(&output.stdout).trim().to_owned();
         if line.is_empty() {
-            bail!("the client said nothing: {}", String::from_utf8_lossy(&output.stderr).trim());
+            bail!("the caller said nothing: {}", String::from_utf8_lossy(&output.stderr).trim());
         }
         Ok(line)
     }

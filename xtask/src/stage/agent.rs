@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 
-use super::{Service, wait};
+use super::{Cgroup, Netns, Service, wait};
 
 /// How long an agent may take to load its programs and answer.
 const PATIENCE: Duration = Duration::from_mins(1);
@@ -19,6 +19,7 @@ pub(crate) struct Agent {
     binary: PathBuf,
     instance: &'static str,
     directory: PathBuf,
+    netns: Option<PathBuf>,
     service: Option<Service>,
 }
 
@@ -26,7 +27,7 @@ impl Agent {
     /// Makes the directory with its configuration. What an earlier, killed run left behind is removed first.
     pub(crate) fn prepare(binary: PathBuf, instance: &'static str, mode: &str) -> anyhow::Result<Self> {
         let directory = PathBuf::from(format!("/run/waxseal-{instance}"));
-        let agent = Self { binary, instance, directory, service: None };
+        let agent = Self { binary, instance, directory, netns: None, service: None };
         agent.remove();
         for name in ["", "policies", "state", "runtime", "logs"] {
             let path = agent.file(name);
@@ -41,6 +42,15 @@ impl Agent {
         );
         agent.write("agent.yaml", &text)?;
         Ok(agent)
+    }
+
+    /// Makes it a node of its own: in a network namespace, for the cgroups below a directory, with further lines of
+    /// configuration.
+    pub(crate) fn live_in(&mut self, netns: &Netns, cgroup: &Cgroup, more: &str) -> anyhow::Result<()> {
+        self.netns = Some(netns.path());
+        let path = self.file("agent.yaml");
+        let text = fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
+        self.write("agent.yaml", &format!("{text}cgroup_root: {}\n{more}", cgroup.path().display()))
     }
 
     /// A file of this agent: `agent.yaml`, `policies/NAME.yaml`, `logs/NAME`.
@@ -59,11 +69,8 @@ impl Agent {
     /// Starts the agent and waits until it answers.
     pub(crate) fn start(&mut self) -> anyhow::Result<()> {
         let log = self.file("logs/agent.log");
-        let service = self.service.insert(Service::start(
-            "the agent",
-            command(&self.binary, &self.directory, &["agent"]),
-            &log,
-        )?);
+        let start = within(self.netns.as_deref(), command(&self.binary, &self.directory, &["agent"]));
+        let service = self.service.insert(Service::start("the agent", start, &log)?);
         let (binary, directory) = (&self.binary, &self.directory);
         let started = wait("the agent to answer", PATIENCE, || {
             service.still_runs()?;
@@ -114,6 +121,18 @@ fn command(binary: &Path, directory: &Path, arguments: &[&str]) -> Command {
     let mut command = Command::new(binary);
     command.args(arguments).arg("--config").arg(directory.join("agent.yaml"));
     command
+}
+
+/// The same command in a network namespace.
+fn within(netns: Option<&Path>, command: Command) -> Command {
+    let Some(netns) = netns else { return command };
+    let mut inside = Command::new("nsenter");
+    inside
+        .arg(format!("--net={}", netns.display()))
+        .arg("--")
+        .arg(command.get_program())
+        .args(command.get_args());
+    inside
 }
 
 fn tail(log: &Path) -> String {

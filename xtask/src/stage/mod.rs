@@ -2,13 +2,15 @@
 //! made is gone when it is dropped, and it ends only processes that it started.
 
 mod agent;
+mod authority;
 mod cgroup;
 mod netns;
 mod service;
 
 pub(crate) use agent::Agent;
+pub(crate) use authority::Authority;
 pub(crate) use cgroup::{Cgroup, mount as cgroup_mount};
-pub(crate) use netns::{Netns, Switch};
+pub(crate) use netns::{Netns, Router};
 pub(crate) use service::{Service, port_is_open};
 
 use std::process::Command;

@@ -1,4 +1,4 @@
-//! Network namespaces joined by a switch. Nothing is added to the host's own namespace.
+//! Network namespaces joined by a router. Nothing is added to the host's own namespace.
 
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -41,26 +41,36 @@ fn delete(name: &str) {
     let _ = Command::new("ip").args(["netns", "del", name]).stderr(Stdio::null()).status();
 }
 
-/// A bridge in a namespace of its own.
+/// A router in a namespace of its own: passes on what goes from node to node.
 #[derive(Debug)]
-pub(crate) struct Switch {
+pub(crate) struct Router {
     home: Netns,
 }
 
-impl Switch {
-    /// A switch without wires.
+impl Router {
+    /// A router without wires.
     pub(crate) fn new(name: &str) -> anyhow::Result<Self> {
         let home = Netns::new(name)?;
-        home.ip(&["link", "add", "switch", "type", "bridge"])?;
-        home.ip(&["link", "set", "switch", "up"])?;
+        let net = format!("--net={}", home.path().display());
+        run("nsenter", &[&net, "sh", "-c", "echo 1 > /proc/sys/net/ipv4/ip_forward"])?;
         Ok(Self { home })
     }
 
-    /// Lays a wire to a namespace, whose end is `eth0` with an address such as `10.77.0.10/24`. `port` names our end.
-    pub(crate) fn wire(&self, to: &Netns, port: &str, address: &str) -> anyhow::Result<()> {
-        self.home.ip(&["link", "add", port, "type", "veth", "peer", "name", "eth0", "netns", &to.name])?;
-        self.home.ip(&["link", "set", port, "master", "switch", "up"])?;
-        to.ip(&["addr", "add", address, "dev", "eth0"])?;
-        to.ip(&["link", "set", "eth0", "up"])
+    /// Its namespace.
+    pub(crate) fn home(&self) -> &Netns {
+        &self.home
+    }
+
+    /// Lays wire `number` to a namespace: the router is 10.77.`number`.1, the namespace's `eth0` is .2, and everything
+    /// that has no nearer way goes through the router.
+    pub(crate) fn wire(&self, to: &Netns, number: u8) -> anyhow::Result<()> {
+        let port = format!("wire{number}");
+        let gate = format!("10.77.{number}.1");
+        self.home.ip(&["link", "add", &port, "type", "veth", "peer", "name", "eth0", "netns", &to.name])?;
+        self.home.ip(&["addr", "add", &format!("{gate}/24"), "dev", &port])?;
+        self.home.ip(&["link", "set", &port, "up"])?;
+        to.ip(&["addr", "add", &format!("10.77.{number}.2/24"), "dev", "eth0"])?;
+        to.ip(&["link", "set", "eth0", "up"])?;
+        to.ip(&["route", "add", "default", "via", &gate])
     }
 }

@@ -81,6 +81,13 @@ impl Drop for Service {
     }
 }
 
+/// A command for a program in a network namespace. The process is the program itself.
+pub(super) fn enter(netns: &Netns, program: &Path) -> Command {
+    let mut command = Command::new("nsenter");
+    command.arg(format!("--net={}", netns.path().display())).arg("--").arg(program);
+    command
+}
+
 /// Somebody listens on a TCP port, in this namespace or in another: read from the kernel's table, so that no
 /// connection has to be made.
 pub(crate) fn port_is_open(netns: Option<&Netns>, address: SocketAddr) -> bool {

@@ -92,22 +92,20 @@ fn each_output_shows_a_flow_in_its_own_way() {
     ];
     let all: Vec<String> = outputs
         .iter()
-        .map(|line| {
-            format!("$ tap {}\n{}", if line.is_empty() { "(as it is)" } else { line }, shown(line, &denied))
-        })
+        .map(|line| format!("{}\n{}", format!("$ {line}").trim_end(), shown(line, &denied)))
         .collect();
     expect_test::expect![[r#"
-        $ tap (as it is)
+        $
         12:04:31.882  DENY     out  shop/checkout(256)       → payments/api(257)        10.0.0.2:8080/tcp         curl[4121]            deny-rule payments/from-checkout#only-get (/etc/waxseal/policies/pay.yaml:12:7)
-        $ tap -o compact --time rfc3339
+        $ -o compact --time rfc3339
         2026-05-04T12:04:31.882Z  DENY     out  shop/checkout(256)       → payments/api(257)        10.0.0.2:8080/tcp         curl[4121]            deny-rule payments/from-checkout#only-get (/etc/waxseal/policies/pay.yaml:12:7)
-        $ tap -o compact --time ago --no-names
+        $ -o compact --time ago --no-names
          28.1s ago  DENY     out  256                      → 257                      10.0.0.2:8080/tcp         4121                  deny-rule
-        $ tap -o wide
+        $ -o wide
         12:04:31.882  DENY     out  spiffe://cluster.local/ns/shop/sa/checkout(256) 10.0.0.1:43210  → spiffe://cluster.local/ns/payments/sa/api(257) 10.0.0.2:8080/tcp  curl[4121]            local    deny-rule payments/from-checkout#only-get (/etc/waxseal/policies/pay.yaml:12:7)  /system.slice/checkout.service  connect4  revision 3  alpha
-        $ tap -o wide --no-names --time none
+        $ -o wide --no-names --time none
         DENY     out  256 10.0.0.1:43210                        → 257 10.0.0.2:8080/tcp                     4121                  local    deny-rule  cgroup 40  connect4  revision 3  alpha
-        $ tap -o dict --time unix
+        $ -o dict --time unix
                 time: 1777896271.882
              verdict: DENY
            direction: egress
@@ -130,9 +128,9 @@ fn each_output_shows_a_flow_in_its_own_way() {
             revision: 3
                 node: alpha (instance default)
 
-        $ tap -o json
+        $ -o json
         {"v":1,"time":"2026-05-04T12:04:31.882Z","kind":"denied","verdict":"deny","direction":"egress","reason":"deny-rule","rule":{"policy":"payments/from-checkout","rule":"only-get","origin":"/etc/waxseal/policies/pay.yaml:12:7"},"source":{"identity":256,"name":"shop/checkout","spiffe_id":"spiffe://cluster.local/ns/shop/sa/checkout","labels":{"app":"checkout"},"address":"10.0.0.1","port":43210},"destination":{"identity":257,"name":"payments/api","spiffe_id":"spiffe://cluster.local/ns/payments/sa/api","labels":{"app":"api"},"address":"10.0.0.2","port":8080},"protocol":"tcp","port":8080,"process":{"pid":4121,"comm":"curl"},"cgroup":{"id":40,"path":"/system.slice/checkout.service"},"netns":4026531840,"cookie":77,"hook":"connect4","sealed":true,"seal":"local","revision":3,"node":"alpha","instance":"default"}
-        $ tap --json
+        $ --json
         {"v":1,"time":"2026-05-04T12:04:31.882Z","kind":"denied","verdict":"deny","direction":"egress","reason":"deny-rule","rule":{"policy":"payments/from-checkout","rule":"only-get","origin":"/etc/waxseal/policies/pay.yaml:12:7"},"source":{"identity":256,"name":"shop/checkout","spiffe_id":"spiffe://cluster.local/ns/shop/sa/checkout","labels":{"app":"checkout"},"address":"10.0.0.1","port":43210},"destination":{"identity":257,"name":"payments/api","spiffe_id":"spiffe://cluster.local/ns/payments/sa/api","labels":{"app":"api"},"address":"10.0.0.2","port":8080},"protocol":"tcp","port":8080,"process":{"pid":4121,"comm":"curl"},"cgroup":{"id":40,"path":"/system.slice/checkout.service"},"netns":4026531840,"cookie":77,"hook":"connect4","sealed":true,"seal":"local","revision":3,"node":"alpha","instance":"default"}
     "#]].assert_eq(&all.concat());
 }

@@ -140,7 +140,7 @@ impl Reader<'_> {
             return Some(vec![Clause::within(vec![self.range_except(cidr, block.get("except"))?])]);
         }
         if object.is_empty() {
-            return self.refuse(node.place, Problem::EmptyPeer);
+            return self.refuse(node.place, Problem::EmptyNetworkPeer);
         }
         let mut clauses = match object.get("namespaceSelector") {
             Some(node) => {
@@ -213,6 +213,7 @@ impl Reader<'_> {
         };
         let low = match self.port(port)? {
             Ok(low) if low > 0 && matches!(port.value, Value::Number(_)) => low,
+            Ok(low) if low > 0 => return self.refuse(port.place, Problem::QuotedPort),
             Ok(_) => return self.refuse(port.place, Problem::Port),
             Err(name) => {
                 if let Some(node) = object.get("endPort") {

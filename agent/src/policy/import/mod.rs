@@ -23,6 +23,7 @@ mod strict;
 
 pub(super) use list::items;
 pub(super) use namespace::resolve_namespaces;
+pub(super) use node::Node;
 pub(super) use strict::{PeerAuthentication, resolve as resolve_peer_authentication};
 
 /// The namespace whose Istio documents are about the whole mesh.

@@ -1,10 +1,12 @@
 //! The labels of namespaces: where documents tell them, and what selectors that ask for them come down to.
 
+use std::sync::Arc;
+
 use super::metadata::Opened;
 use super::node::Node;
 use crate::policy::clause::{Clause, Test, Tests};
 use crate::policy::reader::Reader;
-use crate::policy::set::PolicySet;
+use crate::policy::set::{IdentityPolicy, PolicySet};
 use crate::policy::warning::Warning;
 use crate::workload::Labels;
 
@@ -22,6 +24,18 @@ impl Reader<'_> {
         }
         Some((metadata.name, labels))
     }
+}
+
+/// Whether any clause of a policy is about the labels of namespaces.
+fn asks_labels(policy: &IdentityPolicy) -> bool {
+    let rules = policy.ingress.iter().chain(&policy.egress).flatten();
+    let peers = rules.flat_map(|rule| rule.peers.iter().flatten());
+    let clauses = policy.target.clauses.iter().chain(peers.flat_map(|peer| &peer.clauses));
+    let tests = clauses.filter_map(|clause| match &clause.tests {
+        Tests::Identity(tests) => tests.first(),
+        Tests::Address(_) => None,
+    });
+    tests.into_iter().any(|test| matches!(test, Test::NamespaceLabels { .. }))
 }
 
 /// Puts the names of namespaces in the place of questions about their labels.
@@ -52,7 +66,8 @@ pub(crate) fn resolve_namespaces(set: &mut PolicySet) {
         }
         *clause = Clause { negated: *otherwise, tests: Tests::Identity(named) };
     };
-    for policy in &mut set.policies {
+    for policy in set.policies.iter_mut().filter(|policy| asks_labels(policy)) {
+        let policy = Arc::make_mut(policy);
         policy.target.clauses.iter_mut().for_each(&mut resolve);
         for rule in policy.ingress.iter_mut().chain(&mut policy.egress).flatten() {
             for peer in rule.peers.iter_mut().flatten() {

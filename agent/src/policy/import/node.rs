@@ -25,6 +25,12 @@ pub(crate) enum Value {
     Object(Vec<(Spanned<String>, Node)>),
 }
 
+impl Node {
+    pub(crate) const fn is_list(&self) -> bool {
+        matches!(self.value, Value::List(_))
+    }
+}
+
 impl Value {
     /// What it is, for a message.
     pub(crate) const fn word(&self) -> &'static str {

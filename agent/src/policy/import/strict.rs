@@ -5,6 +5,7 @@
 //! of one level. So each document becomes deny rules for exactly the workloads for which it decides.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use crate::policy::clause::{Clause, Target, Test};
 use crate::policy::ports::{self, Ports};
@@ -215,7 +216,7 @@ impl Written<'_> {
             (Mutual::Optional, only) => Some(only.iter().copied().map(Ports::tcp).collect()),
         };
         let part = self.parts.entry(document.title()).or_default();
-        self.set.policies.push(IdentityPolicy {
+        self.set.policies.push(Arc::new(IdentityPolicy {
             kind: "PeerAuthentication",
             namespace: document.namespace.clone(),
             name: document.name.clone(),
@@ -227,7 +228,7 @@ impl Written<'_> {
             egress: None,
             posture: Posture { ingress: Some(false), egress: None },
             origin: document.origin.clone(),
-        });
+        }));
         *part += 1;
         self.said.insert(document.title());
     }

@@ -2,9 +2,15 @@
 
 mod differential;
 mod files;
+mod foreign;
+mod fuzz;
 mod golden;
+mod hostile;
+mod incremental;
 mod meaning;
+mod messages;
 mod mistakes;
+mod schema;
 mod semantics;
 mod size;
 mod tools;

@@ -1,6 +1,7 @@
 //! The compiler's time does not grow with the product of policies and identities.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use waxseal_common::ids::IdentityId;
@@ -78,7 +79,8 @@ fn policy(number: u32) -> IdentityPolicy {
 
 #[test]
 fn ten_thousand_policies_and_a_thousand_identities_compile_in_seconds() {
-    let set = PolicySet { policies: (0..POLICIES).map(policy).collect(), ..PolicySet::default() };
+    let set =
+        PolicySet { policies: (0..POLICIES).map(policy).map(Arc::new).collect(), ..PolicySet::default() };
     let identities: Vec<IdentityInfo> = (0..IDENTITIES)
         .map(|number| IdentityInfo {
             id: IdentityId(256 + number),

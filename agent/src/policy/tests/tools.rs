@@ -172,3 +172,152 @@ fn a_report_says_what_each_document_became() {
         "`apiVersion` is missing; write `apiVersion: waxseal.dev/v1alpha1`"
     );
 }
+
+/// Policies of a cluster alone: no document names a workload.
+const CLUSTER: &str = "apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: { name: db, namespace: data }
+spec:
+  selector: { matchLabels: { app: db } }
+  rules: [ { from: [ { source: { principals: [ a.org/ns/shop/sa/web ] } } ], to: [ { operation: { ports: [ '5432' ] } } ] } ]
+---
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: { name: out, namespace: shop }
+spec:
+  podSelector: { matchLabels: { app.kubernetes.io/name: web } }
+  policyTypes: [ Egress ]
+  egress: [ { to: [ { ipBlock: { cidr: 192.0.2.0/24 } }, { namespaceSelector: {} } ] } ]
+";
+
+#[test]
+fn ends_that_no_document_names_are_imagined_from_labels_and_ids() {
+    let set = read(CLUSTER).unwrap();
+    for (from, to, port, expected) in [
+        ("spiffe://a.org/ns/shop/sa/web", "data/app=db", "5432/tcp", "allow: shop/web "),
+        ("spiffe://a.org/ns/shop/sa/web", "data/app=db", "5433/tcp", "deny: shop/web "),
+        ("spiffe://a.org/ns/shop/sa/api", "data/app=db", "5432/tcp", "deny: shop/api "),
+        ("spiffe://a.org/ns/shop/sa/web", "data/app=cache", "5432/tcp", "allow: shop/web "),
+        ("spiffe://a.org/ns/shop/sa/web", "app=db", "1/tcp", "allow: shop/web "),
+        (
+            "spiffe://a.org/ns/shop/sa/web,app.kubernetes.io/name=web",
+            "world@192.0.2.1",
+            "1/tcp",
+            "allow: shop/web ",
+        ),
+        ("shop/app.kubernetes.io/name=web", "world@198.51.100.1", "1/tcp", "deny: shop/imagined-0 "),
+        ("shop/app.kubernetes.io/name=web", "data/app=cache", "1/tcp", "allow: shop/imagined-0 "),
+        ("app.kubernetes.io/name=web,x=y", "world@198.51.100.1", "1/tcp", "allow: default/imagined-0 "),
+        ("host", "data/app=db", "5432/tcp", "deny: host "),
+    ] {
+        let text = explained(&set, from, to, port).unwrap();
+        assert!(text.starts_with(expected), "{from} to {to}: {text}");
+    }
+    for end in ["shop/web", "=x", "a=b,c", "spiffe://a.org", "spiffe://a.org/x,y", "a b=c/d/e@1"] {
+        assert!(explained(&set, end, "host", "1/tcp").is_err(), "{end}");
+    }
+}
+
+#[test]
+fn an_explanation_of_imported_rules_names_their_places() {
+    let set = read(CLUSTER).unwrap();
+    expect![[r"
+        deny: shop/api (spiffe://a.org/ns/shop/sa/api) → data/imagined-1 (spiffe://a.org/ns/data/sa/imagined-1, app=db), 5432/tcp
+        egress, the rules of the source: allow, no-policy
+          1. no policy with egress rules selects shop/api
+          2. nothing denies by default: what no rule denies is allowed
+          3. the egress rules are in mode enforce
+        ingress, the rules of the destination: deny, no-rule-matches, data/db (p.yaml:1:1)
+          1. data/db selects data/imagined-1 (p.yaml:1:1)
+          2. data/db denies by default: what no rule allows is denied (p.yaml:1:1)
+          3. data/db#rules[0] does not match: it is about identity spiffe://a.org/ns/shop/sa/web (p.yaml:6:12)
+          4. the ingress rules are in mode enforce"]]
+        .assert_eq(&explained(&set, "spiffe://a.org/ns/shop/sa/api", "data/app=db", "5432/tcp").unwrap());
+}
+
+const CASES: &str = "files: [ p.yaml ]
+cases:
+  - { from: shop/checkout, to: payments/payments, port: 8080/tcp, expect: audit, rule: shop/out }
+  - { name: strangers, from: 8.8.8.8, to: payments, port: 8080/tcp, expect: deny, rule: payments/from-shop }
+  - { from: payments, to: world, port: proto/47, expect: allow, rule: '-' }
+";
+
+fn tried(cases: &str) -> Result<crate::policy::CasesReport, String> {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("cases.yaml");
+    std::fs::write(directory.path().join("p.yaml"), DOCUMENTS).unwrap();
+    std::fs::write(&file, cases).unwrap();
+    let defaults =
+        NodeDefaults { mode: Mode::Enforce, mesh: vec!["10.0.0.0/8".parse().unwrap()], local: Vec::new() };
+    let nowhere = directory.path().join("nowhere");
+    crate::policy::check_cases(&file, &[], &nowhere, &"a.org".parse().unwrap(), &defaults)
+        .map_err(|errors| errors.to_string().replace(&format!("{}/", directory.path().display()), ""))
+}
+
+#[test]
+fn cases_that_hold_are_counted_and_one_that_does_not_is_told_with_its_steps() {
+    assert_eq!(tried(CASES).unwrap().to_string(), "3 cases, 0 failed\n");
+    let list = CASES.replace("files: [ p.yaml ]\ncases:\n", "");
+    assert!(tried(&list).unwrap_err().contains("nowhere: cannot open"), "the configured policies");
+    let report = tried(
+        &CASES.replace("expect: deny, rule: payments/from-shop", "expect: allow, rule: payments/other"),
+    )
+    .unwrap();
+    assert_eq!(report.failed, 1);
+    let text = report.to_string();
+    let at = report.cases[1].origin.file.parent().unwrap().display().to_string();
+    let text = text.replace(&format!("{at}/"), "");
+    expect![[r"
+        FAILED cases.yaml:4:5: strangers: world at 8.8.8.8 → payments/payments (spiffe://a.org/ns/payments/sa/payments, app=payments), 8080/tcp
+          - expected allow, by payments/other
+          + found    deny, by payments/from-shop
+            egress, the rules of the source: allow, not-a-workload
+              1. world at 8.8.8.8 is no workload here, and rules bind only to workloads
+            ingress, the rules of the destination: deny, no-rule-matches, payments/from-shop (p.yaml:11:1)
+              1. payments/from-shop selects payments/payments (p.yaml:11:1)
+              2. payments/from-shop#2 does not match: it is about addresses in 192.0.2.0/24 (p.yaml:19:7)
+              3. payments/from-shop denies by default: what no rule allows is denied (p.yaml:11:1)
+              4. payments/from-shop#checkout-may-pay does not match: it is about namespace shop (p.yaml:16:7)
+              5. the ingress rules are in mode enforce
+        3 cases, 1 failed
+    "]].assert_eq(&text);
+    for (wrong, message) in [
+        ("expect: audit", "expect: allowed"),
+        ("port: 8080/tcp", "port: http"),
+        ("from: shop/checkout", "from: nobody"),
+        ("from: shop/checkout", "form: shop/checkout"),
+        ("expect: allow, ", ""),
+        ("cases:", "case:"),
+    ] {
+        let error = tried(&CASES.replacen(wrong, message, 1)).unwrap_err();
+        assert!(error.starts_with("cases.yaml:"), "{error}");
+    }
+}
+
+#[test]
+fn the_rows_of_each_document_are_told_when_they_are_asked_for() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("p.yaml");
+    std::fs::write(&file, CLUSTER).unwrap();
+    let report =
+        crate::policy::check_with(std::slice::from_ref(&file), &"a.org".parse().unwrap(), false, true);
+    let text = report.to_string().replace(&format!("{}/", directory.path().display()), "");
+    expect![[r"
+        AuthorizationPolicy data/db (p.yaml:1:1)
+          protects workloads of namespace data with app=db
+          ingress: allow from identity spiffe://a.org/ns/shop/sa/web; 5432/tcp
+          ingress: what no rule allows is denied
+          | data/imagined-0 ingress: from shop/web: allow 5432/tcp (data/db#rules[0])
+        NetworkPolicy shop/out (p.yaml:8:1)
+          protects workloads of namespace shop with app.kubernetes.io/name=web
+          egress: allow to addresses in 192.0.2.0/24; or entity any-authenticated; every port
+          egress: what no rule allows is denied
+          | shop/imagined-1 egress: to data/imagined-0 shop/imagined-1: allow every port (shop/out#egress[0])
+          | shop/imagined-1 egress: to everybody at 192.0.2.0/24: allow every port (shop/out#egress[0])
+          | shop/imagined-1 egress: to shop/web: allow every port (shop/out#egress[0])
+        2 documents in 1 files, 0 warnings; tables: 5 identities, 0 address prefixes, 0 rows, 0 port sets
+    "]]
+    .assert_eq(&text);
+    let json = serde_json::to_value(&report).unwrap();
+    assert_eq!(json["documents"][0]["rows"].as_array().unwrap().len(), 1);
+}

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use waxseal_common::ids::IdentityId;
 use waxseal_common::tables::Mode;
@@ -225,7 +226,7 @@ fn policy(random: &mut Random, number: usize) -> IdentityPolicy {
 
 /// A set of documents, the identities of a node, and its defaults.
 pub(crate) fn world(random: &mut Random) -> (PolicySet, Vec<IdentityInfo>, NodeDefaults) {
-    let policies = (0..random.below(9)).map(|number| policy(random, number)).collect();
+    let policies = (0..random.below(9)).map(|number| Arc::new(policy(random, number))).collect();
     let mut set = PolicySet { policies, ..PolicySet::default() };
     for name in NAMESPACES {
         if random.one_in(3) {

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use socket2::Socket;
 use waxseal_tests::probe::{Handle, Protocol, Reply, Target};
@@ -19,6 +19,7 @@ struct Tally {
     stop: AtomicBool,
     count: AtomicU64,
     bad: AtomicU64,
+    longest: AtomicU64,
     errors: Mutex<BTreeMap<String, u64>>,
 }
 
@@ -60,6 +61,20 @@ impl Background {
         self.start(tally, threads)
     }
 
+    /// Two threads share the targets in turn. A connection or an echo that fails counts as bad.
+    pub(crate) fn dial(&mut self, targets: Vec<Target>, per_second: u32) -> Reply {
+        let tally = Arc::<Tally>::default();
+        let pause = Duration::from_secs(DIALLERS) / per_second.max(1);
+        let targets = Arc::new(targets);
+        let threads = (0..DIALLERS as usize)
+            .map(|first| {
+                let (tally, targets) = (Arc::clone(&tally), Arc::clone(&targets));
+                thread::spawn(move || dial(&targets, first, pause, &tally))
+            })
+            .collect();
+        self.start(tally, threads)
+    }
+
     /// One thread a connection. A ping without an answer counts as bad and ends its thread.
     pub(crate) fn hold(&mut self, targets: Vec<Target>, every: Duration) -> io::Result<Reply> {
         let tally = Arc::<Tally>::default();
@@ -78,6 +93,7 @@ impl Background {
         Ok(Reply {
             count: tally.count.load(Ordering::Acquire),
             bad: tally.bad.load(Ordering::Acquire),
+            micros: tally.longest.load(Ordering::Acquire),
             errors: tally.errors.lock().unwrap_or_else(PoisonError::into_inner).clone(),
             ..Reply::default()
         })
@@ -91,6 +107,33 @@ impl Background {
             }
         }
         self.progress(handle)
+    }
+}
+
+/// How many connections a dialler makes at a time.
+const DIALLERS: u64 = 2;
+
+fn dial(targets: &[Target], first: usize, pause: Duration, tally: &Tally) {
+    let mut next = Instant::now();
+    for target in targets.iter().cycle().skip(first).step_by(DIALLERS as usize) {
+        if !tally.running() {
+            return;
+        }
+        let start = Instant::now();
+        let result = new_socket(target.protocol, target.address.is_ipv6(), false).and_then(|socket| {
+            join(&socket, target.protocol, target.address, Duration::from_secs(5))?;
+            ping(&socket, Duration::from_secs(5))
+        });
+        let micros = u64::try_from(start.elapsed().as_micros()).unwrap_or(u64::MAX);
+        tally.longest.fetch_max(micros, Ordering::AcqRel);
+        tally.count.fetch_add(1, Ordering::AcqRel);
+        if let Err(error) = result {
+            tally.bad.fetch_add(1, Ordering::AcqRel);
+            tally.note(&error);
+        }
+        // Whoever is late does not hurry: the rate is an upper bound.
+        next = (next + pause).max(Instant::now());
+        thread::sleep(next.saturating_duration_since(Instant::now()));
     }
 }
 

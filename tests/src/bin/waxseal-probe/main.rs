@@ -81,6 +81,7 @@ fn answer(sockets: &mut Sockets, background: &mut Background, request: Request) 
         Request::Rename { name } => rename(&name),
         Request::SavedSyn { handle } => sockets.saved_syn(handle),
         Request::IpOptions { handle, data } => sockets.ip_options(handle, &data),
+        Request::SetOption { handle, level, name, data } => sockets.set_option(handle, level, name, &data),
         Request::RawPackets { packets, listen_port, milliseconds } => {
             raw::packets(&packets, listen_port, wait(milliseconds))
         }
@@ -91,6 +92,7 @@ fn answer(sockets: &mut Sockets, background: &mut Background, request: Request) 
             raw::guess_cookies(&interface, to, from, source, destination, count)
         }
         Request::Hammer { targets, milliseconds } => Ok(background.hammer(targets, wait(milliseconds))),
+        Request::Dial { targets, per_second } => Ok(background.dial(targets, per_second)),
         Request::Hold { targets, every_milliseconds } => background.hold(targets, wait(every_milliseconds)),
         Request::Stop { handle } => background.stop(handle),
         Request::Progress { handle } => background.progress(handle),

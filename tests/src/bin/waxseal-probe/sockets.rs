@@ -235,6 +235,11 @@ impl Sockets {
         Ok(Reply { data, ..Reply::default() })
     }
 
+    pub(crate) fn set_option(&self, handle: Handle, level: i32, name: i32, data: &[u8]) -> io::Result<Reply> {
+        crate::raw::set_bytes(self.find(handle)?.0, level, name, data)?;
+        Ok(Reply::default())
+    }
+
     pub(crate) fn ip_options(&self, handle: Handle, data: &[u8]) -> io::Result<Reply> {
         crate::raw::set_bytes(self.find(handle)?.0, libc::IPPROTO_IP, libc::IP_OPTIONS, data)?;
         Ok(Reply::default())

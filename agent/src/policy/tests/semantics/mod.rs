@@ -135,7 +135,7 @@ impl Row<'_> {
     /// What is wrong with the row, if anything is.
     fn mistake(&self) -> Option<String> {
         let judged = self.judged();
-        let rule = self.asked.compiled.rules.get(&judged.rule);
+        let rule = self.asked.compiled.rule(judged.rule);
         let title = rule.map_or_else(|| "-".to_owned(), crate::policy::RuleInfo::title);
         let found = format!("{} {title}", verdict_word(judged.verdict));
         let Asked { set, identities, defaults, .. } = self.asked;

@@ -1,23 +1,22 @@
 //! What enforcement costs: the same load with no agent and with an agent that enforces and a tap that listens, in
 //! alternating rounds, so that a slow minute of the machine is slow for both.
 //!
-//! `waxseal-bench [-o json] [--rounds N] [--seconds S] [--idle S]`. Needs root, and `waxseal` built beside it. The other
+//! `waxseal-bench [-o json] [--part host|nodes] [--rounds N] [--seconds S] [--idle S]`. Needs root, and `waxseal` built beside it. The other
 //! modes are the two ends of the load; the program starts them itself.
 
 #![expect(clippy::expect_used, reason = "a measurement that cannot be made must stop and say why")]
 #![expect(clippy::print_stdout, reason = "the result goes to stdout")]
 
-use std::fs::{self, File};
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
-use std::path::Path;
-use std::process::{Child, Command, Stdio};
+mod ends;
+mod nodes;
+
+use std::fs;
+use std::io::Write as _;
+use std::process::{Child, Stdio};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
-use nix::sched::{CloneFlags, CpuSet, sched_setaffinity, setns};
-use nix::unistd::Pid;
 use serde::Serialize;
 use waxseal_tests::cgroup::Cgroup;
 use waxseal_tests::netns::Netns;
@@ -25,15 +24,19 @@ use waxseal_tests::node::{Node, Settings};
 use waxseal_tests::root;
 use waxseal_tests::stage::{document, policy};
 
+use ends::{end, finish, start_end, wait_for_line};
+
 /// Where the load is served.
-const PORT: u16 = 8080;
+pub(crate) const PORT: u16 = 8080;
 
 #[derive(Clone, Copy)]
-struct Plan {
-    rounds: usize,
-    seconds: f64,
+pub(crate) struct Plan {
+    pub(crate) rounds: usize,
+    pub(crate) seconds: f64,
     idle: f64,
     json: bool,
+    host: bool,
+    nodes: bool,
 }
 
 fn main() -> Result<()> {
@@ -43,7 +46,11 @@ fn main() -> Result<()> {
     }
     let plan = plan(&arguments)?;
     root::require();
-    let report = measure(plan);
+    let report = Report {
+        kernel: root::run("uname", &["-r"]).trim().to_owned(),
+        host: plan.host.then(|| measure(plan)),
+        nodes: plan.nodes.then(|| nodes::measure(plan)),
+    };
     if plan.json {
         println!("{}", serde_json::to_string(&report)?);
     } else {
@@ -53,7 +60,7 @@ fn main() -> Result<()> {
 }
 
 fn plan(arguments: &[String]) -> Result<Plan> {
-    let mut plan = Plan { rounds: 7, seconds: 1.5, idle: 10.0, json: false };
+    let mut plan = Plan { rounds: 7, seconds: 1.5, idle: 10.0, json: false, host: true, nodes: true };
     let mut arguments = arguments.iter();
     while let Some(option) = arguments.next() {
         let value = arguments.next().with_context(|| format!("{option} wants a value"))?;
@@ -62,6 +69,7 @@ fn plan(arguments: &[String]) -> Result<Plan> {
             "--rounds" => plan.rounds = value.parse()?,
             "--seconds" => plan.seconds = value.parse()?,
             "--idle" => plan.idle = value.parse()?,
+            "--part" => (plan.host, plan.nodes) = (value == "host", value == "nodes"),
             _ => bail!("unknown option {option}"),
         }
     }
@@ -70,26 +78,41 @@ fn plan(arguments: &[String]) -> Result<Plan> {
 
 /// One measure with and without.
 #[derive(Debug, Default, Serialize)]
-struct Comparison {
+pub(crate) struct Comparison {
     unit: &'static str,
     off: Vec<f64>,
     on: Vec<f64>,
-    median_off: f64,
-    median_on: f64,
+    pub(crate) median_off: f64,
+    pub(crate) median_on: f64,
     /// With, as a share of without: 1 costs nothing.
-    ratio: f64,
+    pub(crate) ratio: f64,
 }
 
 impl Comparison {
-    fn of(unit: &'static str, off: Vec<f64>, on: Vec<f64>) -> Self {
+    pub(crate) fn of(unit: &'static str, off: Vec<f64>, on: Vec<f64>) -> Self {
         let (median_off, median_on) = (median(&off), median(&on));
         Self { unit, off, on, median_off, median_on, ratio: median_on / median_off }
+    }
+}
+
+impl Comparison {
+    /// As a row of a table.
+    pub(crate) fn print(&self, name: &str) {
+        let Self { unit, median_off, median_on, ratio, .. } = self;
+        println!("{:<28}{median_off:>12.2}{median_on:>12.2}{ratio:>8.3}", format!("{name}, {unit}"));
     }
 }
 
 #[derive(Debug, Serialize)]
 struct Report {
     kernel: String,
+    host: Option<Host>,
+    nodes: Option<nodes::Nodes>,
+}
+
+/// On one host.
+#[derive(Debug, Serialize)]
+struct Host {
     connections: Comparison,
     throughput: Comparison,
     /// Events told to the tap, and lost, while the load ran.
@@ -118,7 +141,7 @@ fn median(values: &[f64]) -> f64 {
     sorted.get(sorted.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
-fn measure(plan: Plan) -> Report {
+fn measure(plan: Plan) -> Host {
     let cgroup = Cgroup::root("bench");
     let (caller, server) = (cgroup.child("workloads/caller"), cgroup.child("workloads/server"));
     let mut node = Node::new(cgroup.path(), Settings { more: "", ..Settings::default() });
@@ -159,8 +182,7 @@ fn measure(plan: Plan) -> Report {
     let connections = Comparison::of("connections/s", off, on);
     let [off, on] = streams;
     let throughput = Comparison::of("Gbit/s", off, on);
-    let kernel = root::run("uname", &["-r"]).trim().to_owned();
-    Report { kernel, connections, throughput, events, agent: idle(&mut node, &server, plan) }
+    Host { connections, throughput, events, agent: idle(&mut node, &server, plan) }
 }
 
 fn attach(node: &mut Node, server: &Cgroup) -> Child {
@@ -203,7 +225,7 @@ fn cpu_ticks(pid: u32) -> f64 {
     after_name.split_whitespace().skip(11).take(2).filter_map(|ticks| ticks.parse::<f64>().ok()).sum()
 }
 
-fn eprint_progress(done: usize, of: usize) {
+pub(crate) fn eprint_progress(done: usize, of: usize) {
     let _ = writeln!(std::io::stderr(), "round {done} of {of}");
 }
 
@@ -232,131 +254,21 @@ fn throughput(plan: Plan, caller: &Cgroup, server: &Cgroup) -> f64 {
     bytes_a_second * 8.0 / 1e9
 }
 
-fn start_end(role: &str, cgroup: &Cgroup, netns: &Netns, cpu: usize, more: &[&str]) -> Child {
-    Command::new(std::env::current_exe().expect("this program has a path"))
-        .args(["end", role, &cpu.to_string()])
-        .args([cgroup.path(), &netns.path()])
-        .args(more)
-        .stdout(Stdio::piped())
-        .spawn()
-        .expect("an end of the load starts")
-}
-
-/// The first number that an end says.
-fn wait_for_line(child: &mut Child) -> f64 {
-    let stdout = child.stdout.take().expect("stdout is piped");
-    let mut reader = BufReader::with_capacity(1, stdout);
-    let mut line = String::new();
-    reader.read_line(&mut line).expect("the end of the load speaks");
-    child.stdout = Some(reader.into_inner());
-    line.trim().parse().unwrap_or_else(|error| panic!("the end of the load says `{line}`: {error}"))
-}
-
-fn finish<const N: usize>(children: [Child; N]) {
-    for mut child in children {
-        let _ = child.kill();
-        let _ = child.wait();
-    }
-}
-
-/// One end of the load: `ROLE CPU CGROUP NETNS [ADDRESS SECONDS]`.
-fn end(arguments: &[String]) -> Result<()> {
-    let [role, cpu, cgroup, netns, more @ ..] = arguments else {
-        bail!("ROLE CPU CGROUP NETNS [ADDRESS SECONDS]")
-    };
-    fs::write(Path::new(cgroup).join("cgroup.procs"), "0")?;
-    setns(File::open(netns)?, CloneFlags::CLONE_NEWNET)?;
-    let mut cpus = CpuSet::new();
-    cpus.set(cpu.parse()?)?;
-    sched_setaffinity(Pid::from_raw(0), &cpus)?;
-    let peer = || -> Result<(SocketAddr, Duration)> {
-        let [address, seconds] = more else { bail!("ADDRESS SECONDS") };
-        let address: IpAddr = address.parse()?;
-        Ok((SocketAddr::new(address, PORT), Duration::from_secs_f64(seconds.parse()?)))
-    };
-    match role.as_str() {
-        "accept" => accept_forever(),
-        "connect" => peer().and_then(|(to, time)| connect_for(to, time)),
-        "sink" => sink(),
-        "source" => peer().and_then(|(to, time)| source(to, time)),
-        _ => bail!("unknown end {role}"),
-    }
-}
-
-fn accept_forever() -> Result<()> {
-    let listener = TcpListener::bind(("0.0.0.0", PORT))?;
-    println!("0");
-    loop {
-        drop(listener.accept()?);
-    }
-}
-
-fn connect_for(to: SocketAddr, time: Duration) -> Result<()> {
-    // The first tenth warms up.
-    let warm = Instant::now();
-    while warm.elapsed() < time / 10 {
-        connect_once(to)?;
-    }
-    let start = Instant::now();
-    let mut count = 0u32;
-    while start.elapsed() < time {
-        for _ in 0..16 {
-            connect_once(to)?;
-        }
-        count += 16;
-    }
-    println!("{}", f64::from(count) / start.elapsed().as_secs_f64());
-    Ok(())
-}
-
-/// Waits until the other end has accepted and closed: on one CPU the queue of the listener would soon be full otherwise.
-fn connect_once(to: SocketAddr) -> Result<()> {
-    let mut stream = TcpStream::connect(to)?;
-    let end = stream.read(&mut [0])?;
-    anyhow::ensure!(end == 0, "the other end said something");
-    Ok(())
-}
-
-fn sink() -> Result<()> {
-    let listener = TcpListener::bind(("0.0.0.0", PORT))?;
-    println!("0");
-    let (mut stream, _) = listener.accept()?;
-    let mut buffer = vec![0; 256 * 1024];
-    let mut bytes = 0u64;
-    let start = Instant::now();
-    loop {
-        let length = stream.read(&mut buffer)?;
-        if length == 0 {
-            break;
-        }
-        bytes += length as u64;
-    }
-    #[expect(clippy::cast_precision_loss, reason = "a measurement has no fifteen digits")]
-    let rate = bytes as f64 / start.elapsed().as_secs_f64();
-    println!("{rate}");
-    Ok(())
-}
-
-fn source(to: SocketAddr, time: Duration) -> Result<()> {
-    let mut stream = TcpStream::connect(to)?;
-    let buffer = vec![0x5a; 128 * 1024];
-    let start = Instant::now();
-    while start.elapsed() < time {
-        stream.write_all(&buffer)?;
-    }
-    drop(stream);
-    // The sink says the result; this end stays until it is ended.
-    thread::sleep(Duration::from_hours(1));
-    Ok(())
-}
-
 fn print_report(report: &Report) {
-    let Report { kernel, connections, throughput, events, agent } = report;
-    println!("kernel {kernel}; medians of {} alternating rounds", connections.on.len());
+    println!("kernel {}", report.kernel);
+    if let Some(host) = &report.host {
+        print_host(host);
+    }
+    if let Some(nodes) = &report.nodes {
+        nodes::print_report(nodes);
+    }
+}
+
+fn print_host(Host { connections, throughput, events, agent }: &Host) {
+    println!("one host; medians of {} alternating rounds", connections.on.len());
     println!("{:<28}{:>12}{:>12}{:>8}", "", "no agent", "enforcing", "ratio");
     for (name, comparison) in [("connect+accept+close", connections), ("one stream", throughput)] {
-        let Comparison { unit, median_off, median_on, ratio, .. } = comparison;
-        println!("{:<28}{median_off:>12.2}{median_on:>12.2}{ratio:>8.3}", format!("{name}, {unit}"));
+        comparison.print(name);
     }
     println!(
         "events told {}, lost by the tap {}, by the ring {}",

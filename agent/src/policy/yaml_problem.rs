@@ -1,0 +1,53 @@
+//! The words for mistakes that the YAML reader finds.
+
+use thiserror::Error;
+
+/// What the YAML reader says, in its words, escaped.
+#[derive(Debug, Error)]
+#[error("{message}")]
+pub struct YamlProblem {
+    message: String,
+}
+
+impl From<&serde_saphyr::Error> for YamlProblem {
+    fn from(error: &serde_saphyr::Error) -> Self {
+        Self { message: message(error) }
+    }
+}
+
+/// Our words for the mistakes that people make most; the reader's own for the rest.
+fn message(error: &serde_saphyr::Error) -> String {
+    use serde_saphyr::Error as Yaml;
+    match error.without_snippet() {
+        Yaml::SerdeUnknownField { field, expected, .. } => {
+            let near = super::nearest::nearest(field, expected.iter().copied());
+            let (field, known) = (crate::escape::escape(field), expected.join(", "));
+            format!("unknown key `{field}`{}; allowed here: {known}", super::error::meant(near))
+        }
+        Yaml::SerdeMissingField { field, .. } => format!("`{field}` is missing"),
+        Yaml::DuplicateMappingKey { key, .. } => match key {
+            Some(key) => format!("the key `{}` is given twice", crate::escape::escape(key)),
+            None => "a key is given twice".to_owned(),
+        },
+        Yaml::NullIntoString { .. } => {
+            "a value is missing; leave the key out, or quote an empty text".to_owned()
+        }
+        Yaml::MergeKeyNotAllowed { .. } => "merge keys (`<<`) are not read; write the keys out".to_owned(),
+        Yaml::InvalidBooleanStrict { .. } => "expected `true` or `false`".to_owned(),
+        Yaml::Unexpected { expected: "sequence start", .. } => {
+            "expected a list; for one that matches nothing write `[]`, for none leave the key out".to_owned()
+        }
+        Yaml::Unexpected { expected: "mapping start", .. } => "expected keys with values".to_owned(),
+        Yaml::Unexpected { expected: "string scalar", .. } => "expected a text".to_owned(),
+        Yaml::MultipleDocuments { .. } => "there is a second document; this file holds one".to_owned(),
+        Yaml::Eof { .. } => "the text ends too early".to_owned(),
+        other => one_line(&other.render()),
+    }
+}
+
+/// Only the first line, and without the place: it counts from the start of the document, not of the file.
+fn one_line(text: &str) -> String {
+    let first = text.lines().find(|line| !line.trim().is_empty()).unwrap_or("not valid YAML");
+    let message = first.split(" at line ").next().unwrap_or(first);
+    crate::escape::escape(message.trim()).into_owned()
+}
