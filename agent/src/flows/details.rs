@@ -123,12 +123,12 @@ fn cgroup(flow: &Flow, look: Look) -> String {
 fn end(field: &mut impl FnMut(&str, &str), name: &str, end: &End, look: Look) {
     field(name, &format!("{} {}:{}", who(&end.identity, look.names), ip(end.address), end.port));
     if let Some(id) = end.identity.spiffe_id.as_ref().filter(|_| look.names) {
-        field("", id);
+        field("SPIFFE ID", id);
     }
     if look.names && !end.identity.labels.is_empty() {
         let labels: Vec<String> =
             end.identity.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
-        field("", &labels.join(","));
+        field("labels", &labels.join(","));
     }
 }
 
@@ -177,11 +177,11 @@ mod tests {
                   reason: deny-rule
                     rule: payments/from-checkout#only-get (/etc/waxseal/policies/pay.yaml:12:7)
                   source: shop/checkout(256) 10.0.0.1:43210
-                        : spiffe://cluster.local/ns/shop/sa/checkout
-                        : app=checkout
+               SPIFFE ID: spiffe://cluster.local/ns/shop/sa/checkout
+                  labels: app=checkout
              destination: payments/api(257) 10.0.0.2:8080
-                        : spiffe://cluster.local/ns/payments/sa/api
-                        : app=api
+               SPIFFE ID: spiffe://cluster.local/ns/payments/sa/api
+                  labels: app=api
                 protocol: tcp
                     port: 8080
                  process: curl[4121]
@@ -199,11 +199,11 @@ mod tests {
                   reason: allow-rule
                     rule: payments/from-checkout#2 (/etc/waxseal/policies/pay.yaml:20:7)
                   source: shop/checkout(256) 10.0.0.1:43210
-                        : spiffe://cluster.local/ns/shop/sa/checkout
-                        : app=checkout
+               SPIFFE ID: spiffe://cluster.local/ns/shop/sa/checkout
+                  labels: app=checkout
              destination: payments/api(257) 10.0.0.2:8080
-                        : spiffe://cluster.local/ns/payments/sa/api
-                        : app=api
+               SPIFFE ID: spiffe://cluster.local/ns/payments/sa/api
+                  labels: app=api
                 protocol: tcp
                     port: 8080
                  process: curl[4121]

@@ -31,11 +31,39 @@ pub(super) struct Dictionary {
     rules: HashMap<u32, Arc<Rule>>,
     cgroups: HashMap<u64, Arc<str>>,
     sessions: HashMap<(bool, u32), (Arc<str>, u64)>,
+    /// The names of the flow before: the next one is often of the same pair.
+    last: Option<Last>,
+}
+
+/// Both ends, the rule and the cgroup of a flow.
+type Last = (Arc<Identity>, Arc<Identity>, Option<Arc<Rule>>, Option<Arc<str>>);
+
+/// Whether a flow has the very same names. One of a session is looked at closely.
+fn repeats(last: &Last, flow: &Flow) -> bool {
+    let (source, destination, rule, path) = last;
+    let same_rule = match (rule, &flow.rule) {
+        (Some(rule), Some(new)) => Arc::ptr_eq(rule, new),
+        (None, None) => true,
+        _ => false,
+    };
+    let same_path = match (path, &flow.cgroup.path) {
+        (Some(path), Some(new)) => Arc::ptr_eq(path, new),
+        (None, None) => true,
+        _ => false,
+    };
+    same_rule
+        && same_path
+        && flow.session.is_none()
+        && Arc::ptr_eq(source, &flow.source.identity)
+        && Arc::ptr_eq(destination, &flow.destination.identity)
 }
 
 impl Dictionary {
     /// Learns a flow's names. `false`, and nothing learnt, when a number means somebody else by now.
     pub(super) fn learn(&mut self, event: &FlowEvent, flow: &Flow) -> bool {
+        if self.last.as_ref().is_some_and(|last| repeats(last, flow)) {
+            return true;
+        }
         let ends = [&flow.source.identity, &flow.destination.identity];
         let known = ends.iter().all(|end| same(self.identities.get(&end.id), end))
             && flow.rule.as_ref().is_none_or(|rule| same(self.rules.get(&event.rule.0), rule))
@@ -66,12 +94,14 @@ impl Dictionary {
         if self.node.is_none() {
             self.node = Some((Arc::clone(&flow.node), Arc::clone(&flow.instance)));
         }
+        let [source, destination] = ends.map(Arc::clone);
+        self.last = Some((source, destination, flow.rule.clone(), flow.cgroup.path.clone()));
         true
     }
 
     /// Writes everything down and forgets it.
     pub(super) fn take(&mut self, boot: u64, lost: Vec<Loss>) -> Written {
-        let Self { node, identities, rules, cgroups, sessions } = std::mem::take(self);
+        let Self { node, identities, rules, cgroups, sessions, last: _ } = std::mem::take(self);
         let (node, instance) = node.unwrap_or_default();
         Written {
             boot,

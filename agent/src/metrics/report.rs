@@ -44,8 +44,9 @@ pub struct Report {
     handshakes: BTreeMap<(Direction, &'static str), u64>,
     durations: Option<Histogram>,
     certificates: BTreeMap<String, SystemTime>,
-    renewals: BTreeMap<&'static str, u64>,
-    bundles: BTreeMap<String, SystemTime>,
+    failing: Option<u64>,
+    roots: BTreeMap<String, SystemTime>,
+    events: BTreeMap<String, u64>,
     peers: Option<u64>,
 }
 
@@ -80,17 +81,22 @@ impl Report {
         self.certificates.insert(name.to_owned(), not_after);
     }
 
-    /// Attempts to renew certificates since the start that ended so: `done`, or why not.
-    pub fn renewals(&mut self, outcome: &'static str, count: u64) {
-        if self.renewals.len() < OUTCOMES || self.renewals.contains_key(outcome) {
-            *self.renewals.entry(outcome).or_default() += count;
+    /// Identities whose certificate could not be renewed at the last attempt.
+    pub fn certificates_failing(&mut self, count: u64) {
+        *self.failing.get_or_insert(0) += count;
+    }
+
+    /// A trust domain that is believed, and when the last of its roots expires. The name is escaped.
+    pub fn roots(&mut self, trust_domain: &str, not_after: SystemTime) {
+        if self.roots.len() < CERTIFICATES {
+            self.roots.insert(trust_domain.to_owned(), not_after);
         }
     }
 
-    /// A trust domain whose roots are known, and when they were last confirmed.
-    pub fn bundle(&mut self, trust_domain: &str, confirmed: SystemTime) {
-        if self.bundles.len() < CERTIFICATES {
-            self.bundles.insert(trust_domain.to_owned(), confirmed);
+    /// Something else that the mesh counts. The word is of a fixed set.
+    pub fn event(&mut self, word: &str, count: u64) {
+        if self.events.len() < OUTCOMES || self.events.contains_key(word) {
+            *self.events.entry(word.to_owned()).or_default() += count;
         }
     }
 
@@ -100,7 +106,7 @@ impl Report {
     }
 
     pub(super) fn families(self) -> Vec<Family> {
-        let Self { sessions, handshakes, durations, certificates, renewals, bundles, peers } = self;
+        let Self { sessions, handshakes, durations, certificates, failing, roots, events, peers } = self;
         let mut families = Vec::new();
         let mut family = Family::gauge("sessions", "Sessions with other nodes that can be used now.");
         for (direction, count) in &sessions {
@@ -118,21 +124,24 @@ impl Report {
             families
                 .push(Family::histogram("handshake_duration_seconds", help).spread(Vec::new(), durations));
         }
-        let mut family =
-            Family::counter("certificate_renewals", "Attempts to renew certificates, by outcome.");
-        for (outcome, count) in &renewals {
-            family = family.count(vec![("outcome", (*outcome).to_owned())], *count);
-        }
-        families.push(family);
         families.push(expiries(certificates));
         let mut family = Family::gauge(
-            "bundle_confirmed_timestamp_seconds",
-            "When the roots of a trust domain were last confirmed, seconds since 1970.",
+            "roots_expiry_timestamp_seconds",
+            "When the last root of a trust domain expires, seconds since 1970.",
         );
-        for (domain, confirmed) in bundles {
-            family = family.set(vec![("trust_domain", domain)], seconds(confirmed));
+        for (domain, not_after) in roots {
+            family = family.set(vec![("trust_domain", domain)], seconds(not_after));
         }
         families.push(family);
+        let mut family = Family::counter("mesh_events", "What else happened between this node and others.");
+        for (word, count) in events {
+            family = family.count(vec![("event", word)], count);
+        }
+        families.push(family);
+        if let Some(failing) = failing {
+            let help = "Identities whose certificate could not be renewed at the last attempt.";
+            families.push(Family::gauge("certificates_failing", help).set(Vec::new(), number(failing)));
+        }
         if let Some(peers) = peers {
             let family = Family::gauge("peers", "Nodes with which there is a connection.");
             families.push(family.set(Vec::new(), number(peers)));

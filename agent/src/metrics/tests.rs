@@ -50,8 +50,9 @@ impl Reporter for Mesh {
             let name = format!("spiffe://cluster.local/ns/a/sa/w{number:02}");
             to.certificate(&name, UNIX_EPOCH + Duration::from_secs(1000 + number));
         }
-        to.renewals("done", 4);
-        to.bundle("cluster.local", UNIX_EPOCH + Duration::from_secs(500));
+        to.certificates_failing(4);
+        to.event("links-made", 5);
+        to.roots("cluster.local", UNIX_EPOCH + Duration::from_secs(500));
         to.peers(1);
     }
 }
@@ -78,8 +79,9 @@ fn other_rooms_report_and_cannot_report_too_much() {
         "waxseal_handshake_duration_seconds_bucket{le=\"0.005\"} 3",
         "waxseal_certificate_expiry_timestamp_seconds{id=\"spiffe://cluster.local/ns/a/sa/w00\"} 1000.0",
         "waxseal_certificate_expiry_timestamp_seconds{id=\"other\"} 1064.0",
-        "waxseal_certificate_renewals_total{outcome=\"done\"} 4",
-        "waxseal_bundle_confirmed_timestamp_seconds{trust_domain=\"cluster.local\"} 500.0",
+        "waxseal_certificates_failing 4.0",
+        "waxseal_mesh_events_total{event=\"links-made\"} 5",
+        "waxseal_roots_expiry_timestamp_seconds{trust_domain=\"cluster.local\"} 500.0",
         "waxseal_peers 1.0",
     ] {
         assert!(text.lines().any(|found| found == line), "{line}\n{text}");

@@ -14,6 +14,7 @@ mod mesh;
 mod metrics;
 mod names;
 mod refusals;
+mod reporters;
 mod reports;
 mod revoke;
 mod rings;
@@ -189,8 +190,10 @@ async fn serve(config: Config) -> Result<(), Error> {
     if mesh_config.has_mesh() {
         let (begun, control) = beginning.start(&mesh_config, resumed, &credentials).await?;
         tasks.spawn(mesh::read(begun.clone(), notices, datagrams, control));
+        metrics.add(Arc::new(begun.clone()));
         mesh = Some(begun);
     }
+    metrics.add(Arc::new(reporters::Certificates(credentials)));
     let desk = Desk { names, hub: Arc::clone(&hub), metrics, refuse, look, mesh };
     tasks.spawn(rings::drain(flows, denials, polling, desk));
     tasks.spawn(rings::log(log));

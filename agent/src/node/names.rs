@@ -1,7 +1,7 @@
 //! The book of names: what the kernel's numbers mean. Written by the control thread, read for every event.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
 use waxseal_common::ids::{CgroupId, IdentityId, RuleId};
 
@@ -51,8 +51,10 @@ impl NameBook {
 
     /// Learns the rules of a revision. A number that is known already means what it meant.
     pub(super) fn learn_rules(&self, rules: &BTreeMap<RuleId, Arc<RuleInfo>>) {
-        let new: Vec<_> =
-            self.read(|pages| rules.iter().filter(|(id, _)| !pages.rules.contains_key(id)).collect());
+        let new: Vec<_> = {
+            let book = self.open();
+            rules.iter().filter(|(id, _)| !book.pages.rules.contains_key(id)).collect()
+        };
         let named: Vec<_> = new
             .into_iter()
             .map(|(id, info)| (*id, Arc::new(Rule::new(&info.policy, info.rule.as_deref(), &info.origin))))
@@ -86,30 +88,72 @@ impl NameBook {
         });
     }
 
+    /// The open book, for a batch of events: nothing can be written until it is closed.
+    pub(super) fn open(&self) -> OpenBook<'_> {
+        OpenBook {
+            pages: self.pages.read().unwrap_or_else(PoisonError::into_inner),
+            clock: Clock::read(),
+            book: self,
+        }
+    }
+
     fn write<T>(&self, change: impl FnOnce(&mut Pages) -> T) {
         change(&mut self.pages.write().unwrap_or_else(PoisonError::into_inner));
     }
+}
 
-    fn read<T>(&self, look: impl FnOnce(&Pages) -> T) -> T {
-        look(&self.pages.read().unwrap_or_else(PoisonError::into_inner))
+/// The book while it is read. Both clocks were read when it was opened.
+pub(super) struct OpenBook<'a> {
+    pages: RwLockReadGuard<'a, Pages>,
+    clock: Clock,
+    book: &'a NameBook,
+}
+
+impl Names for OpenBook<'_> {
+    fn identity(&self, identity: IdentityId) -> Option<Arc<Identity>> {
+        self.pages.identities.get(&identity).cloned()
+    }
+
+    fn rule(&self, rule: RuleId) -> Option<Arc<Rule>> {
+        self.pages.rules.get(&rule).cloned()
+    }
+
+    fn cgroup(&self, cgroup: CgroupId) -> Option<Arc<str>> {
+        self.pages.cgroups.get(&cgroup).cloned()
+    }
+
+    fn session(&self, opens: bool, id: u32) -> Option<Made> {
+        self.pages.sessions.get(&(opens, id)).cloned()
+    }
+
+    fn clock(&self) -> Clock {
+        self.clock
+    }
+
+    fn node(&self) -> Arc<str> {
+        Arc::clone(&self.book.node)
+    }
+
+    fn instance(&self) -> Arc<str> {
+        Arc::clone(&self.book.instance)
     }
 }
 
 impl Names for NameBook {
     fn identity(&self, identity: IdentityId) -> Option<Arc<Identity>> {
-        self.read(|pages| pages.identities.get(&identity).cloned())
+        self.open().identity(identity)
     }
 
     fn rule(&self, rule: RuleId) -> Option<Arc<Rule>> {
-        self.read(|pages| pages.rules.get(&rule).cloned())
+        self.open().rule(rule)
     }
 
     fn cgroup(&self, cgroup: CgroupId) -> Option<Arc<str>> {
-        self.read(|pages| pages.cgroups.get(&cgroup).cloned())
+        self.open().cgroup(cgroup)
     }
 
     fn session(&self, opens: bool, id: u32) -> Option<Made> {
-        self.read(|pages| pages.sessions.get(&(opens, id)).cloned())
+        self.open().session(opens, id)
     }
 
     fn clock(&self) -> Clock {

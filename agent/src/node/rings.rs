@@ -14,7 +14,7 @@ use waxseal_common::verdict::Reason;
 use waxseal_common::wire::Spi;
 use zerocopy::FromBytes as _;
 
-use super::names::NameBook;
+use super::names::{NameBook, OpenBook};
 use super::refusals::Refuse;
 use crate::api::Hub;
 use crate::datapath::Polling;
@@ -134,25 +134,29 @@ fn switch(polling: &mut Polling, on: bool) {
 /// Takes what there is, at most a turn of it, in batches. `first` sees each event before anybody else.
 fn read(ring: &mut RingBuf<MapData>, desk: &Desk, first: impl Fn(&FlowEvent)) -> usize {
     let mut count = 0;
-    let mut batch = Vec::with_capacity(BATCH);
-    while count < TURN
-        && let Some(item) = ring.next()
-    {
-        count += 1;
-        let Ok(event) = FlowEvent::read_from_bytes(&item) else {
-            tracing::error!(length = item.len(), "an event of the wrong length");
-            desk.hub.lose(Loss { count: 1, cause: Cause::Unreadable });
-            continue;
-        };
-        drop(item);
-        first(&event);
-        desk.put(event, &mut batch);
-        if batch.len() == BATCH {
-            desk.publish(&mut batch);
+    loop {
+        let before = count;
+        let mut batch = Vec::with_capacity(BATCH);
+        {
+            let names = desk.names.open();
+            while count < TURN
+                && batch.len() < BATCH
+                && let Some(item) = ring.next()
+            {
+                count += 1;
+                if let Some(event) = desk.parse(&item) {
+                    first(&event);
+                    desk.put(event, &names, &mut batch);
+                }
+            }
+        }
+        if !batch.is_empty() {
+            desk.hub.publish(batch);
+        }
+        if count == before || count == TURN {
+            return count;
         }
     }
-    desk.publish(&mut batch);
-    count
 }
 
 impl Desk {
@@ -174,9 +178,18 @@ impl Desk {
         }
     }
 
+    fn parse(&self, bytes: &[u8]) -> Option<FlowEvent> {
+        let event = FlowEvent::read_from_bytes(bytes).ok();
+        if event.is_none() {
+            tracing::error!(length = bytes.len(), "an event of the wrong length");
+            self.hub.lose(Loss { count: 1, cause: Cause::Unreadable });
+        }
+        event
+    }
+
     /// Puts names to an event.
-    fn put(&self, event: FlowEvent, batch: &mut Vec<(FlowEvent, Flow)>) {
-        match enrich(&event, &*self.names) {
+    fn put(&self, event: FlowEvent, names: &OpenBook<'_>, batch: &mut Vec<(FlowEvent, Flow)>) {
+        match enrich(&event, names) {
             Ok(flow) => {
                 self.metrics.see(&flow);
                 batch.push((event, flow));
@@ -185,12 +198,6 @@ impl Desk {
                 tracing::error!(%error, "an event that cannot be read");
                 self.hub.lose(Loss { count: 1, cause: Cause::Unreadable });
             }
-        }
-    }
-
-    fn publish(&self, batch: &mut Vec<(FlowEvent, Flow)>) {
-        if !batch.is_empty() {
-            self.hub.publish(std::mem::replace(batch, Vec::with_capacity(BATCH)));
         }
     }
 }

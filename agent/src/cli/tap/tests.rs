@@ -112,11 +112,11 @@ fn each_output_shows_a_flow_in_its_own_way() {
               reason: deny-rule
                 rule: payments/from-checkout#only-get (/etc/waxseal/policies/pay.yaml:12:7)
               source: shop/checkout(256) 10.0.0.1:43210
-                    : spiffe://cluster.local/ns/shop/sa/checkout
-                    : app=checkout
+           SPIFFE ID: spiffe://cluster.local/ns/shop/sa/checkout
+              labels: app=checkout
          destination: payments/api(257) 10.0.0.2:8080
-                    : spiffe://cluster.local/ns/payments/sa/api
-                    : app=api
+           SPIFFE ID: spiffe://cluster.local/ns/payments/sa/api
+              labels: app=api
             protocol: tcp
                 port: 8080
              process: curl[4121]

@@ -1,7 +1,8 @@
 //! What telling costs: events a second from the kernel to `waxseal tap -o json`, what is lost on the way, and how much
 //! processor time an event takes, with a tap attached and without.
 //!
-//! `waxseal-flood [-o json] [--events N] [--rate N,N,...]`. Needs root, and `waxseal` built beside it. A rate of 0 is as
+//! `waxseal-flood [-o json] [--events N] [--rate N,N,...] [--search N]`. With `--search`, N flows are made first and then
+//! looked for on disk. Needs root, and `waxseal` built beside it. A rate of 0 is as
 //! fast as one processor can. The other mode, `waxseal-flood end ...`, is the load; the program starts it itself.
 
 #![expect(clippy::expect_used, reason = "a measurement that cannot be made must stop and say why")]
@@ -9,9 +10,10 @@
 
 mod load;
 mod reader;
+mod search;
 
 use std::fs;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
@@ -22,12 +24,14 @@ use waxseal_tests::node::{Node, Settings};
 use waxseal_tests::root;
 use waxseal_tests::stage::{document, policy};
 
-/// The range that the load may call, and the one that it may not.
+/// Room for every flow of the load.
 const MORE: &str = "connections: 4194304\nmetrics: off\n";
 
 struct Plan {
     events: u64,
     rates: Vec<u64>,
+    /// How many flows to search in; 0 for no search.
+    search: u64,
     json: bool,
 }
 
@@ -38,6 +42,9 @@ fn main() -> Result<()> {
     }
     let plan = plan(&arguments)?;
     root::require();
+    if plan.search > 0 {
+        return look_back(plan.search, plan.json);
+    }
     let mut rows = Vec::new();
     for rate in &plan.rates {
         for tap in [false, true] {
@@ -55,7 +62,8 @@ fn main() -> Result<()> {
 }
 
 fn plan(arguments: &[String]) -> Result<Plan> {
-    let mut plan = Plan { events: 1_000_000, rates: vec![20_000, 100_000, 200_000, 0], json: false };
+    let mut plan =
+        Plan { events: 1_000_000, rates: vec![20_000, 100_000, 200_000, 0], search: 0, json: false };
     let mut arguments = arguments.iter();
     while let Some(option) = arguments.next() {
         let value = arguments.next().with_context(|| format!("{option} wants a value"))?;
@@ -63,6 +71,7 @@ fn plan(arguments: &[String]) -> Result<Plan> {
             "-o" => plan.json = value == "json",
             "--events" => plan.events = value.parse()?,
             "--rate" => plan.rates = value.split(',').map(str::parse).collect::<Result<_, _>>()?,
+            "--search" => plan.search = value.parse()?,
             _ => bail!("unknown option {option}"),
         }
     }
@@ -113,33 +122,70 @@ impl Row {
     }
 }
 
-fn measure(events: u64, rate: u64, tap: bool) -> Row {
-    let cgroup = Cgroup::root("flood");
-    let caller = cgroup.child("workloads/caller");
-    let netns = Netns::new("flood");
-    load::route(&netns);
-    let mut node = Node::new(cgroup.path(), Settings { more: MORE, ..Settings::default() });
-    node.write("workloads.yaml", &document("shop/caller", &caller.name()));
-    let allow = format!("  egress:\n    - to: [ {{ cidr: \"{}\" }} ]\n      ports: [ udp ]", load::ALLOWED);
-    node.write("policy.yaml", &policy("flood", "shop/caller", &allow));
-    node.start();
-    node.await_endpoint(&caller.name());
-    let reader = tap.then(|| reader::Reader::start(&node));
-    let before = cpu_seconds(node.pid());
-    let started = Instant::now();
-    let end = |role: &str, count: u64, rate: u64| {
+/// An agent, a workload, and where its load goes.
+struct World {
+    node: Node,
+    caller: Cgroup,
+    netns: Netns,
+    _cgroup: Cgroup,
+}
+
+impl World {
+    fn new() -> Self {
+        let cgroup = Cgroup::root("flood");
+        let caller = cgroup.child("workloads/caller");
+        let netns = Netns::new("flood");
+        load::route(&netns);
+        let mut node = Node::new(cgroup.path(), Settings { more: MORE, ..Settings::default() });
+        node.write("workloads.yaml", &document("shop/caller", &caller.name()));
+        let allow =
+            format!("  egress:\n    - to: [ {{ cidr: \"{}\" }} ]\n      ports: [ udp ]", load::ALLOWED);
+        node.write("policy.yaml", &policy("flood", "shop/caller", &allow));
+        node.start();
+        node.await_endpoint(&caller.name());
+        Self { node, caller, netns, _cgroup: cgroup }
+    }
+
+    /// Starts one end of the load.
+    fn end(&self, role: &str, count: u64, rate: u64) -> Child {
         Command::new(std::env::current_exe().expect("this program has a path"))
             .args(["end", role, &count.to_string(), &rate.to_string()])
-            .args([caller.path(), &netns.path()])
+            .args([self.caller.path(), &self.netns.path()])
             .stdout(Stdio::piped())
             .spawn()
             .expect("the load starts")
-    };
-    let denials = end("deny", events / 500, rate / 500);
-    let allowed = end("allow", events, rate);
+    }
+}
+
+/// Makes flows, and looks for some of them.
+fn look_back(events: u64, json: bool) -> Result<()> {
+    let world = World::new();
+    let (allowed, denied) = (world.end("allow", events, 50_000), world.end("deny", events / 10_000, 10));
+    let made = load::made(allowed) + load::made(denied);
+    let lost = settle(&world.node);
+    let searches = search::ask(&world.node);
+    if json {
+        println!("{}", serde_json::to_string(&searches)?);
+        return Ok(());
+    }
+    println!("{made} flows made, {lost} lost by the rings");
+    for search::Search { arguments, found, milliseconds } in searches {
+        println!("{arguments:<24} {found:>8} found in {milliseconds:>8.1} ms");
+    }
+    Ok(())
+}
+
+fn measure(events: u64, rate: u64, tap: bool) -> Row {
+    let world = World::new();
+    let node = &world.node;
+    let reader = tap.then(|| reader::Reader::start(node));
+    let before = cpu_seconds(node.pid());
+    let started = Instant::now();
+    let denials = world.end("deny", events / 500, rate / 500);
+    let allowed = world.end("allow", events, rate);
     let (made, denials_made) = (load::made(allowed), load::made(denials));
     let seconds = started.elapsed().as_secs_f64();
-    let lost_by_ring = settle(&node);
+    let lost_by_ring = settle(node);
     let status = node.status();
     let number = |path: &str| status["taps"][path].as_u64().unwrap_or(0);
     let published = number("published");
