@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use tokio::sync::Notify;
+use waxseal_common::flow::Kind;
 
 use crate::flows::{Filter, Flow};
 
@@ -146,6 +147,13 @@ impl Hub {
     /// The past alone.
     pub fn history(&self, filter: &Filter, replay: Replay) -> Vec<Arc<Flow>> {
         self.inner().past(filter, replay)
+    }
+
+    /// The newest flow of a socket that judged a connection, or else the newest one.
+    pub fn flow(&self, cookie: u64) -> Option<Arc<Flow>> {
+        let inner = self.inner();
+        let of_it = || inner.history.iter().rev().filter(|flow| flow.cookie == cookie);
+        of_it().find(|flow| flow.kind != Kind::Closed).or_else(|| of_it().next()).cloned()
     }
 
     /// How the readers are.

@@ -64,14 +64,17 @@ pub(super) struct Test {
 #[derive(Debug, Args)]
 pub(super) struct Explain {
     /// The opener: namespace/name, SPIFFE ID, labels as namespace/key=value, number, address, or a word as world
-    #[arg(long, value_name = "WHO")]
-    from: String,
+    #[arg(long, value_name = "WHO", required_unless_present = "flow")]
+    from: Option<String>,
     /// The acceptor
-    #[arg(long, value_name = "WHO")]
-    to: String,
+    #[arg(long, value_name = "WHO", required_unless_present = "flow")]
+    to: Option<String>,
     /// The acceptor's port as in a rule: 8080/tcp, 53/udp
-    #[arg(long, value_name = "PORT", value_parser = port)]
-    port: String,
+    #[arg(long, value_name = "PORT", value_parser = port, required_unless_present = "flow")]
+    port: Option<String>,
+    /// A connection that the agent has seen lately, by the `cookie` that `waxseal tap -o json` shows
+    #[arg(long, value_name = "COOKIE", conflicts_with_all = ["from", "to", "port", "files"])]
+    flow: Option<u64>,
     /// Explain these files instead of what the agent has in force
     #[arg(long, value_name = "PATH", num_args = 1..)]
     files: Vec<PathBuf>,
@@ -131,8 +134,13 @@ fn check(common: &Common, arguments: Check) -> anyhow::Result<Exit> {
 }
 
 fn explain(common: &Common, arguments: Explain) -> anyhow::Result<Exit> {
-    let Explain { from, to, port, files, output: Output { output } } = arguments;
+    let Explain { from, to, port, flow, files, output: Output { output } } = arguments;
     let config = common.configuration()?;
+    if let Some(cookie) = flow {
+        let report: ExplainReport = connect(&config)?.ask(&Request::ExplainFlow { cookie })?;
+        return answer(output, &report.explanation, &report.text);
+    }
+    let [from, to, port] = [from, to, port].map(Option::unwrap_or_default);
     if files.is_empty() {
         let question = Question { from, to, port };
         let report: ExplainReport = connect(&config)?.ask(&Request::Explain(question))?;

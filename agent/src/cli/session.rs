@@ -178,7 +178,17 @@ mod tests {
             ..SessionsReport::default()
         };
         let plain = anstream::adapter::strip_str(&render(&report)).to_string();
-        expect![[r""]].assert_eq(&plain);
+        expect![[r"
+            WAY  SOURCE    DESTINATION  PEER  TARGET             SPI       AGE  LEFT    CONNECTIONS  OPENED  FORGED
+            out  shop/web  shop/db      beta  10.0.0.2:5432/tcp  0000001f  3 s  1700 s            2       9  0
+            in   shop/web  (node)       beta  -                  0000001f  3 s  past              2       9  4
+
+            WITHOUT SESSION  TARGET           WHY       SINCE  AGAIN IN  WHAT HAPPENED
+            shop/web         10.0.0.9:80/tcp  no-agent  1 s    29 s      no agent answers at 10.0.0.9:7461
+
+            NODE  AGENT          LINK  VERSION  CLOCK  WHY
+            beta  10.0.0.2:7461  3 s   0.1.0    -4 ms  -
+        "]].assert_eq(&plain);
         expect![[r"
             this node keeps to itself; `ca` and `listen` in its configuration say with whom it meets
         "]]

@@ -11,11 +11,14 @@ mod control;
 mod lastgood;
 mod mesh;
 mod names;
+mod overrides;
 mod refusals;
 mod reports;
 mod revoke;
 mod rings;
+mod rollout;
 mod settle;
+mod tally;
 mod tree;
 
 use std::path::PathBuf;
@@ -30,10 +33,12 @@ use crate::api::{Hub, Server, SocketError};
 use crate::cgroup::{self, Tree};
 use crate::config::Config;
 use crate::datapath::{self, Channels, Kernel};
+use crate::flows::Time;
 use crate::{identity, policy, watch};
 use control::Control;
 use mesh::Credentials;
 use names::NameBook;
+use tally::Tally;
 
 /// Why the agent does not start, or has stopped.
 #[derive(Debug, Error)]
@@ -142,12 +147,14 @@ async fn serve(config: Config) -> Result<(), Error> {
     let (ties, requests, beginning) = mesh::tie(&config, &credentials, &names)?.split();
     let (resumed, mesh_config) = (kernel.resumed, config.clone());
     let look = Arc::new(Notify::new());
+    let tally = Arc::new(Tally::new(Time::now()));
     let shared = control::Shared {
         look: Arc::clone(&look),
         names: Arc::clone(&names),
         hub: Arc::clone(&hub),
         refuse: refuse.clone(),
         ties,
+        tally: Arc::clone(&tally),
     };
     let (commands, inbox) = mpsc::channel(64);
     let (stop, stopped) = oneshot::channel();
@@ -180,8 +187,17 @@ async fn serve(config: Config) -> Result<(), Error> {
     } else {
         (None, None)
     };
-    let drain =
-        tokio::spawn(rings::drain(flows, denials, polling, names, Arc::clone(&hub), refuse, look, mesh));
+    let drain = tokio::spawn(rings::drain(
+        flows,
+        denials,
+        polling,
+        names,
+        Arc::clone(&hub),
+        refuse,
+        look,
+        mesh,
+        tally,
+    ));
     let log = tokio::spawn(rings::log(log));
     let answer = tokio::spawn(server.serve(hub, commands));
     datapath::trim_memory();

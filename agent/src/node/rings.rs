@@ -15,6 +15,7 @@ use zerocopy::FromBytes as _;
 
 use super::names::NameBook;
 use super::refusals::Refuse;
+use super::tally::Tally;
 use crate::api::Hub;
 use crate::datapath::Polling;
 use crate::flows::enrich;
@@ -37,8 +38,9 @@ pub(super) async fn drain(
     refuse: Refuse,
     look: Arc<Notify>,
     mesh: Option<Mesh>,
+    tally: Arc<Tally>,
 ) {
-    let desk = Desk { names, hub, refuse, look, mesh };
+    let desk = Desk { names, hub, refuse, look, mesh, tally };
     let ended = tokio::select! {
         ended = drain_flows(flows, polling, &desk) => ended,
         ended = drain_denials(denials, &desk) => ended,
@@ -71,6 +73,7 @@ struct Desk {
     refuse: Refuse,
     look: Arc<Notify>,
     mesh: Option<Mesh>,
+    tally: Arc<Tally>,
 }
 
 async fn drain_denials(ring: RingBuf<MapData>, desk: &Desk) -> std::io::Result<()> {
@@ -154,7 +157,10 @@ impl Desk {
 
     fn publish(&self, event: &FlowEvent) {
         match enrich(event, &*self.names) {
-            Ok(flow) => self.hub.publish(flow),
+            Ok(flow) => {
+                self.tally.note(&flow);
+                self.hub.publish(flow);
+            }
             Err(error) => tracing::error!(%error, "an event that cannot be read"),
         }
     }

@@ -77,8 +77,10 @@ fn expected(workloads: &[Workload]) -> BTreeSet<NamePattern> {
 const LINGERING: usize = 8192;
 
 impl Control {
-    /// Judges every cgroup anew under a new set of documents and puts it into force.
-    pub(super) fn install(&mut self, set: PolicySet) -> Result<(), Error> {
+    /// Judges every cgroup anew under a new set of documents, with the modes that were set at run time, and puts it into
+    /// force.
+    pub(super) fn install(&mut self, documents: PolicySet) -> Result<(), Error> {
+        let set = self.overrides.applied(&documents);
         if set.workloads != self.set.workloads {
             self.registry.refresh(&set.workloads)?;
         }
@@ -91,6 +93,7 @@ impl Control {
         self.settle(&set, &decisions)?;
         self.decisions = decisions;
         self.set = set;
+        self.documents = documents;
         Ok(())
     }
 

@@ -138,8 +138,8 @@ impl Compiler {
         let numbers = &mut self.numbers;
         numbers.identity_conditions.retain(|number| prepared.identities.get(number).is_some());
         numbers.address_conditions.retain(|number| prepared.addresses.get(number).is_some());
-        numbers.peer_classes.retain(|number| people.classes.known.contains(&number));
-        numbers.address_classes.retain(|number| places.classes.known.contains(&number));
+        numbers.peer_classes.retain(|number| people.classes.contains(number));
+        numbers.address_classes.retain(|number| places.classes.contains(number));
         let sets: HashSet<u32> = fragments.numbers().collect();
         numbers.rule_sets.retain(|number| sets.contains(&number));
         numbers.port_sets.retain(|number| compiled.sets.contains_key(&number));
