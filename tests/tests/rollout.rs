@@ -70,7 +70,8 @@ impl Scene {
     fn mode_of(&self, name: &str) -> (String, String) {
         let modes = self.stage.node.json(&["mode"]);
         let workloads = modes["workloads"].as_array().expect("a list");
-        let found = workloads.iter().find(|workload| workload["workload"] == name).expect("the workload is shown");
+        let found =
+            workloads.iter().find(|workload| workload["workload"] == name).expect("the workload is shown");
         let text = |key: &str| found[key].as_str().expect("a text").to_owned();
         (text("mode"), text("from"))
     }
@@ -84,7 +85,13 @@ fn obstacles(workload: &Value) -> Vec<(String, u64)> {
         .map(|obstacle| {
             let text = |key: &str| obstacle[key].as_str().unwrap_or_default().to_owned();
             let peer = text("peer").split(' ').next().unwrap_or_default().to_owned();
-            let line = format!("{} {} {peer} {}/{}", text("what"), text("direction"), obstacle["port"], text("protocol"));
+            let line = format!(
+                "{} {} {peer} {}/{}",
+                text("what"),
+                text("direction"),
+                obstacle["port"],
+                text("protocol")
+            );
             (line, obstacle["count"].as_u64().expect("a count"))
         })
         .collect();
@@ -104,13 +111,25 @@ fn the_report_names_what_enforcing_breaks_and_enforcing_breaks_just_that() {
     });
     let found = obstacles(&server);
     assert!(found.contains(&("would-deny ingress shop/other 8080/tcp".to_owned(), 2)), "{found:?}");
-    let strangers = found.iter().filter(|(line, _)| line.contains("ingress un") || line.contains("ingress world"));
+    let strangers =
+        found.iter().filter(|(line, _)| line.contains("ingress un") || line.contains("ingress world"));
     assert!(strangers.count() >= 1, "the stranger is among them: {found:?}");
-    assert!(!found.iter().any(|(line, _)| line.contains("shop/caller")), "the allowed caller is in nobody's way: {found:?}");
-    assert_eq!((server["mode"].as_str(), server["next"].as_str()), (Some("audit"), Some("enforce")), "{server}");
+    assert!(
+        !found.iter().any(|(line, _)| line.contains("shop/caller")),
+        "the allowed caller is in nobody's way: {found:?}"
+    );
+    assert_eq!(
+        (server["mode"].as_str(), server["next"].as_str()),
+        (Some("audit"), Some("enforce")),
+        "{server}"
+    );
     assert!(server["would_break"].as_u64() >= Some(2), "{server}");
-    let rules: Vec<&str> = server["obstacles"].as_array().unwrap().iter().filter_map(|o| o["rule"].as_str()).collect();
-    assert!(rules.iter().any(|rule| rule.contains("shop/only-caller") && rule.contains("policy.yaml:")), "{rules:?}");
+    let rules: Vec<&str> =
+        server["obstacles"].as_array().unwrap().iter().filter_map(|o| o["rule"].as_str()).collect();
+    assert!(
+        rules.iter().any(|rule| rule.contains("shop/only-caller") && rule.contains("policy.yaml:")),
+        "{rules:?}"
+    );
     let whole = scene.report(&["--namespace", "shop"]);
     assert_eq!(whole["workloads"].as_array().map(Vec::len), Some(3), "{whole}");
     let nobody = scene.stage.node.output(&["report", "--workload", "shop/\u{1b}nobody"]);
@@ -131,7 +150,10 @@ fn the_report_names_what_enforcing_breaks_and_enforcing_breaks_just_that() {
     scene.stage.apply(&both);
     let server = scene.reported("shop/server");
     assert_eq!(server["would_break"], 0, "{server}");
-    assert!(server["obstacles"].as_array().unwrap().iter().all(|obstacle| obstacle["stale"] == true), "{server}");
+    assert!(
+        server["obstacles"].as_array().unwrap().iter().all(|obstacle| obstacle["stale"] == true),
+        "{server}"
+    );
 }
 
 #[test]
@@ -165,7 +187,10 @@ fn a_mode_that_was_set_holds_survives_a_restart_and_ends_when_it_is_reset() {
     scene.assert_open("the configuration holds again");
     assert_eq!(scene.stage.node.json(&["mode"]).get("set"), None);
     for (arguments, word) in [
-        (&["mode", "set", "--workload", "shop/nobody", "audit"][..], "no document in force names the workload shop/nobody"),
+        (
+            &["mode", "set", "--workload", "shop/nobody", "audit"][..],
+            "no document in force names the workload shop/nobody",
+        ),
         (&["mode", "set", "--namespace", "nowhere", "audit"], "names the namespace nowhere"),
         (&["mode", "reset", "--workload", "shop/server"], "no mode was set at run time"),
     ] {
@@ -178,10 +203,10 @@ fn a_mode_that_was_set_holds_survives_a_restart_and_ends_when_it_is_reset() {
 #[test]
 fn a_flow_of_the_tap_is_explained_by_its_number() {
     let mut scene = scene("rollout-flow");
-    let tap = scene.stage.node.tap(&[]);
+    let tap = scene.stage.node.tap();
     let to = scene.at();
     assert_eq!(scene.other.probe.talk(Protocol::Tcp, to), None);
-    let flow = tap.wait("the flow that audit let pass", |flow| {
+    let flow = tap.expect("the flow that audit let pass", SOON, |flow| {
         flow.is("audit") && flow.between("shop/other", "shop/server", 8080)
     });
     let cookie = flow.text("cookie");

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use waxseal_common::ids::{CgroupId, IdentityId, RuleId};
+use waxseal_common::verdict::Direction;
 
 use crate::config::Config;
 use crate::escape::escape;
@@ -28,7 +29,8 @@ pub(super) struct NameBook {
 #[derive(Debug, Default)]
 struct Pages {
     identities: HashMap<IdentityId, Arc<Identity>>,
-    rules: HashMap<RuleId, Arc<Rule>>,
+    /// With the list that each is in.
+    rules: HashMap<RuleId, (Arc<Rule>, Direction)>,
     cgroups: HashMap<CgroupId, Arc<str>>,
     /// By whether this node's workload opens, and the session's number.
     sessions: HashMap<(bool, u32), Made>,
@@ -56,7 +58,10 @@ impl NameBook {
             self.read(|pages| rules.iter().filter(|(id, _)| !pages.rules.contains_key(id)).collect());
         let named: Vec<_> = new
             .into_iter()
-            .map(|(id, info)| (*id, Arc::new(Rule::new(&info.policy, info.rule.as_deref(), &info.origin))))
+            .map(|(id, info)| {
+                let rule = Rule::new(&info.policy, info.rule.as_deref(), &info.origin);
+                (*id, (Arc::new(rule), info.direction.into()))
+            })
             .collect();
         self.write(|pages| {
             if pages.rules.len() > OLD_RULES + rules.len() {
@@ -64,6 +69,11 @@ impl NameBook {
             }
             pages.rules.extend(named);
         });
+    }
+
+    /// The side that a rule is about.
+    pub(super) fn direction(&self, rule: RuleId) -> Option<Direction> {
+        self.read(|pages| pages.rules.get(&rule).map(|(_, direction)| *direction))
     }
 
     /// Learns where a cgroup is.
@@ -102,7 +112,7 @@ impl Names for NameBook {
     }
 
     fn rule(&self, rule: RuleId) -> Option<Arc<Rule>> {
-        self.read(|pages| pages.rules.get(&rule).cloned())
+        self.read(|pages| pages.rules.get(&rule).map(|(rule, _)| Arc::clone(rule)))
     }
 
     fn cgroup(&self, cgroup: CgroupId) -> Option<Arc<str>> {

@@ -158,7 +158,7 @@ impl Desk {
     fn publish(&self, event: &FlowEvent) {
         match enrich(event, &*self.names) {
             Ok(flow) => {
-                self.tally.note(&flow);
+                self.tally.note(&flow, self.names.direction(event.rule));
                 self.hub.publish(flow);
             }
             Err(error) => tracing::error!(%error, "an event that cannot be read"),

@@ -1,11 +1,14 @@
 //! The way from looking to allow lists: how strict each workload is and who says so, modes that are set at run time, and
 //! what one step more would break.
 
+use std::collections::{BTreeSet, HashSet};
+
 use waxseal_common::ids::IdentityId;
 use waxseal_common::tables::{AddressRow, IdentityRow, Mode, Subject};
 use waxseal_common::verdict::{Direction, Peer, Question, Verdict, decide};
 
 use super::control::Control;
+use super::tally::Side;
 use crate::api::{
     Failure, FailureKind, Level, ModeReport, Obstacle, RolloutReport, Scope, Step, WorkloadMode,
     WorkloadRollout,
@@ -163,6 +166,18 @@ impl Control {
         obstacles.retain(|obstacle| next <= obstacle.what.step());
         let in_the_way = obstacles.iter().filter(|obstacle| obstacle.what.step() == next && !obstacle.stale);
         WorkloadRollout { mode, next, would_break: in_the_way.count() as u64, obstacles }
+    }
+
+    /// The workloads that run here and deny nothing by default, by direction.
+    pub(super) fn open_sides(&self) -> HashSet<Side> {
+        let ids: BTreeSet<IdentityId> = self.bound.values().map(|endpoint| endpoint.identity).collect();
+        let rows = ids.iter().filter(|id| id.is_workload());
+        let rows = rows.filter_map(|id| Some((id.0, self.compiled.identities.get(id)?)));
+        let sides = rows.flat_map(|(id, row)| {
+            [(id, Direction::Ingress, row.ingress), (id, Direction::Egress, row.egress)]
+        });
+        let open = sides.filter(|(_, _, subject)| subject.flags & Subject::DENY_BY_DEFAULT == 0);
+        open.map(|(id, direction, _)| (id, direction)).collect()
     }
 
     fn next_step(&self, id: IdentityId, mode: Mode) -> Step {

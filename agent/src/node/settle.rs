@@ -132,6 +132,7 @@ impl Control {
         }
         self.owners = settled.owners;
         self.publish();
+        self.shared.tally.learn_open(self.open_sides());
         Ok(())
     }
 

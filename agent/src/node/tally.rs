@@ -1,10 +1,11 @@
 //! What passes now and would not if its workload went one step stricter, counted by pair and port. Bounded: what does not
 //! fit is counted and not kept.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use arc_swap::ArcSwap;
 use waxseal_common::flow::Kind;
 use waxseal_common::ids::IdentityId;
 use waxseal_common::verdict::{Direction, Reason, Verdict};
@@ -21,6 +22,8 @@ const ADDRESSES: usize = 32;
 #[derive(Debug)]
 pub(super) struct Tally {
     inner: Mutex<Inner>,
+    /// The workloads of this node that deny nothing by default, by direction.
+    open: ArcSwap<HashSet<Side>>,
     /// Since when it counts.
     pub(super) since: Time,
 }
@@ -60,48 +63,67 @@ fn is_workload(identity: &Identity) -> bool {
     identity.id >= IdentityId::FIRST_WORKLOAD.0
 }
 
-/// What a connection that passed is in the way of, and from whose view.
-fn obstacles(flow: &Flow) -> impl Iterator<Item = (What, Direction)> {
-    let opened = flow.kind == Kind::Opened;
-    let decided = match (flow.verdict, flow.reason) {
-        (Verdict::WouldDeny | Verdict::Audit, _) => Some(What::WouldDeny),
-        (Verdict::Allow, Reason::NoPolicy) => Some(What::NoRule),
-        _ => None,
-    };
-    let unproven = !flow.sealed && is_workload(&flow.destination.identity);
-    let decided = decided.map(|what| (what, flow.direction));
-    let unproven = unproven.then_some((What::NoSeal, Direction::Ingress));
-    decided.into_iter().chain(unproven).filter(move |_| opened)
-}
+/// A workload in one direction.
+pub(super) type Side = (u32, Direction);
 
 impl Tally {
     pub(super) fn new(since: Time) -> Self {
-        Self { inner: Mutex::default(), since }
+        Self { inner: Mutex::default(), open: ArcSwap::default(), since }
     }
 
-    /// Counts a flow.
-    pub(super) fn note(&self, flow: &Flow) {
-        for (what, direction) in obstacles(flow) {
-            let ingress = direction == Direction::Ingress;
-            let (own, other) =
-                if ingress { (&flow.destination, &flow.source) } else { (&flow.source, &flow.destination) };
-            if !is_workload(&own.identity) {
-                continue;
-            }
-            let key = Key {
-                workload: own.identity.id,
-                what,
-                ingress,
-                peer: other.identity.id,
-                address: (!is_workload(&other.identity)).then_some(other.address),
-                protocol: flow.protocol.0,
-                port: flow.port,
-            };
-            let rule = if what == What::WouldDeny { flow.rule.clone() } else { None };
-            let (workload, peer) = (Arc::clone(&own.identity), Arc::clone(&other.identity));
-            self.inner()
-                .count(key, Pair { workload, peer, rule, count: 1, first: flow.time, last: flow.time });
+    /// Learns which workloads of this node deny nothing by default, and in which direction.
+    pub(super) fn learn_open(&self, open: HashSet<Side>) {
+        self.open.store(Arc::new(open));
+    }
+
+    /// Counts a flow. `decider` is the side of the rule that decided, where one did.
+    pub(super) fn note(&self, flow: &Flow, decider: Option<Direction>) {
+        if flow.kind != Kind::Opened {
+            return;
         }
+        match flow.verdict {
+            Verdict::WouldDeny | Verdict::Audit => {
+                self.count(flow, What::WouldDeny, decider.unwrap_or(flow.direction));
+            }
+            Verdict::Allow => self.note_unruled(flow),
+            Verdict::Defer | Verdict::Deny => {}
+        }
+        // Whoever has no SPIFFE ID: the host and unmanaged processes of this node too.
+        if !is_workload(&flow.source.identity) {
+            self.count(flow, What::NoSeal, Direction::Ingress);
+        }
+    }
+
+    /// An allowed connection, at each end that has no list that could have allowed it.
+    fn note_unruled(&self, flow: &Flow) {
+        let open = self.open.load();
+        for (end, direction) in [(&flow.source, Direction::Egress), (&flow.destination, Direction::Ingress)] {
+            if flow.reason != Reason::SameWorkload && open.contains(&(end.identity.id, direction)) {
+                self.count(flow, What::NoRule, direction);
+            }
+        }
+    }
+
+    fn count(&self, flow: &Flow, what: What, direction: Direction) {
+        let ingress = direction == Direction::Ingress;
+        let (own, other) =
+            if ingress { (&flow.destination, &flow.source) } else { (&flow.source, &flow.destination) };
+        if !is_workload(&own.identity) {
+            return;
+        }
+        let key = Key {
+            workload: own.identity.id,
+            what,
+            ingress,
+            peer: other.identity.id,
+            address: (!is_workload(&other.identity)).then_some(other.address),
+            protocol: flow.protocol.0,
+            port: flow.port,
+        };
+        let rule = if what == What::WouldDeny { flow.rule.clone() } else { None };
+        let (workload, peer) = (Arc::clone(&own.identity), Arc::clone(&other.identity));
+        let (first, last) = (flow.time, flow.time);
+        self.inner().count(key, Pair { workload, peer, rule, count: 1, first, last });
     }
 
     /// The obstacles of each workload by its full name, and how many connections were not kept. `since` is when the
@@ -218,22 +240,26 @@ mod tests {
     #[test]
     fn what_a_stricter_step_would_break_is_counted_once_a_pair_and_port() {
         let tally = Tally::new(Time(0));
-        tally.note(&sample());
+        tally.note(&sample(), Some(Direction::Egress));
         assert!(shown(&tally, None).is_empty(), "a connection that a rule allows is in nobody's way");
-        for (verdict, reason) in [
-            (Verdict::Audit, Reason::NoRuleMatches),
-            (Verdict::WouldDeny, Reason::DenyRule),
-            (Verdict::Allow, Reason::NoPolicy),
+        for (verdict, reason, decider) in [
+            (Verdict::Audit, Reason::NoRuleMatches, Some(Direction::Ingress)),
+            (Verdict::WouldDeny, Reason::DenyRule, Some(Direction::Egress)),
+            (Verdict::WouldDeny, Reason::IdentityIncomplete, None),
         ] {
-            tally.note(&Flow { verdict, reason, ..sample() });
+            tally.note(&Flow { verdict, reason, ..sample() }, decider);
         }
-        tally.note(&stranger(1));
-        tally.note(&Flow { kind: Kind::Closed, ..stranger(1) });
+        tally.learn_open([(257, Direction::Ingress), (256, Direction::Ingress)].into());
+        tally.note(&sample(), Some(Direction::Egress));
+        tally.note(&stranger(1), None);
+        tally.note(&Flow { kind: Kind::Closed, ..stranger(1) }, None);
         assert_eq!(
             shown(&tally, None),
             [
+                "payments/api no-rule Ingress shop/checkout 8080 x1 stale false",
+                "payments/api no-rule Ingress world 0.0.0.1 8080 x1 stale false",
                 "payments/api no-seal Ingress world 0.0.0.1 8080 x1 stale false",
-                "shop/checkout no-rule Egress payments/api 8080 x1 stale false",
+                "payments/api would-deny Ingress shop/checkout 8080 x1 stale false",
                 "shop/checkout would-deny Egress payments/api 8080 x2 stale false",
             ]
         );
@@ -244,14 +270,14 @@ mod tests {
     #[test]
     fn a_flood_of_addresses_becomes_one_line_and_the_table_stays_bounded() {
         let tally = Tally::new(Time(0));
-        (0..1000).for_each(|number| tally.note(&stranger(number)));
+        (0..1000).for_each(|number| tally.note(&stranger(number), None));
         let lines = shown(&tally, None);
         assert_eq!(lines.len(), ADDRESSES + 1);
         assert!(lines.contains(
             &"payments/api no-seal Ingress world (other addresses) 8080 x968 stale false".to_owned()
         ));
         for port in 0..u16::MAX {
-            tally.note(&Flow { port, ..stranger(1) });
+            tally.note(&Flow { port, ..stranger(1) }, None);
         }
         let (found, dropped) = tally.obstacles(None);
         let kept: u64 = found.values().flatten().map(|obstacle| obstacle.count).sum();
