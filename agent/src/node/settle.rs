@@ -81,15 +81,15 @@ impl Control {
     /// force.
     pub(super) fn install(&mut self, documents: PolicySet) -> Result<(), Error> {
         let set = self.overrides.applied(&documents);
-        if set.workloads != self.set.workloads {
+        // Who is who does not follow from policies.
+        let decisions = if set.workloads == self.set.workloads {
+            self.decisions.clone()
+        } else {
             self.registry.refresh(&set.workloads)?;
-        }
-        self.facts.refresh();
-        let decisions = self
-            .cgroups
-            .values()
-            .map(|cgroup| (cgroup.id, attest(cgroup, &set.workloads, &self.facts)))
-            .collect();
+            self.facts.refresh();
+            let judged = self.cgroups.values();
+            judged.map(|cgroup| (cgroup.id, attest(cgroup, &set.workloads, &self.facts))).collect()
+        };
         self.settle(&set, &decisions)?;
         self.decisions = decisions;
         self.set = set;

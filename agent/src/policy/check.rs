@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 use waxseal_common::ids::IdentityId;
@@ -74,11 +74,23 @@ pub struct Sizes {
 
 /// Checks files and directories. Whose files they are does not matter here: nothing is put into force.
 pub fn check(paths: &[PathBuf], trust_domain: &TrustDomain, strict: bool) -> CheckReport {
-    check_with(paths, trust_domain, strict, false)
+    check_with(paths, trust_domain, CheckOptions { strict, ..CheckOptions::default() })
 }
 
-/// [`check`], with the compiled rows of each document when `rows` is set.
-pub fn check_with(paths: &[PathBuf], trust_domain: &TrustDomain, strict: bool, rows: bool) -> CheckReport {
+/// What else `policy check` is asked.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct CheckOptions<'a> {
+    /// Whether warnings count as a failure.
+    pub strict: bool,
+    /// Whether the compiled rows of each document are shown.
+    pub rows: bool,
+    /// A list of workloads that no document describes.
+    pub workloads: Option<&'a Path>,
+}
+
+/// [`check`] with everything that can be asked.
+pub fn check_with(paths: &[PathBuf], trust_domain: &TrustDomain, options: CheckOptions<'_>) -> CheckReport {
+    let CheckOptions { strict, rows, workloads } = options;
     let mut report = CheckReport {
         errors: None,
         compile_error: None,
@@ -88,7 +100,11 @@ pub fn check_with(paths: &[PathBuf], trust_domain: &TrustDomain, strict: bool, r
         files: 0,
         strict,
     };
-    match load_from(paths, trust_domain, Ownership::Anybody) {
+    let loaded = load_from(paths, trust_domain, Ownership::Anybody).and_then(|mut set| {
+        workloads.map_or(Ok(()), |file| set.add_workloads(file, trust_domain))?;
+        Ok(set)
+    });
+    match loaded {
         Ok(set) => report.fill(&set, trust_domain, rows),
         Err(errors) => report.errors = Some(errors),
     }
@@ -207,7 +223,7 @@ impl CheckReport {
     fn add_rows(&mut self, compiled: &Compiled, identities: &[IdentityInfo]) {
         let mut by_document: HashMap<(&str, &str), Vec<String>> = HashMap::new();
         for (rule, lines) in compiled.lines_of_rules(identities) {
-            let Some(info) = compiled.rules.get(&rule) else { continue };
+            let Some(info) = compiled.rule(rule) else { continue };
             let list = by_document.entry((info.kind, info.policy.as_str())).or_default();
             list.extend(lines.into_iter().map(|line| format!("{line} ({})", info.title())));
         }

@@ -30,6 +30,7 @@ mod load;
 mod modes;
 mod nearest;
 mod pattern;
+mod people;
 mod plan;
 mod ports;
 mod prepare;
@@ -52,7 +53,7 @@ mod yaml_problem;
 pub const SCHEMA: &str = include_str!("schema.json");
 
 pub use cases::{CaseOutcome, CasesReport, check_cases};
-pub use check::{CheckReport, DocumentReport, Sizes, check, check_with, expected_identities};
+pub use check::{CheckOptions, CheckReport, DocumentReport, Sizes, check, check_with, expected_identities};
 pub use clause::{Clause, NamespaceLabel, Target, Test, Tests};
 pub use compile::{CompileError, Compiler};
 pub use compiled::{Compiled, Prefix, RuleDirection, RuleInfo};
