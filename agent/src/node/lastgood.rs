@@ -56,13 +56,12 @@ impl LastGood {
         let mut fresh = Vec::new();
         for (path, text) in texts {
             let known = self.written.get(path).filter(|(old, _)| Arc::ptr_eq(old, text) || old == text);
-            let sha256 = match known {
-                Some((_, sha256)) => sha256.clone(),
-                None => {
-                    let sha256 = sha256(text);
-                    fresh.push((sha256.clone(), Arc::clone(text)));
-                    sha256
-                }
+            let sha256 = if let Some((_, sha256)) = known {
+                sha256.clone()
+            } else {
+                let sha256 = sha256(text);
+                fresh.push((sha256.clone(), Arc::clone(text)));
+                sha256
             };
             written.insert(path.to_owned(), (Arc::clone(text), sha256));
         }

@@ -187,17 +187,8 @@ async fn serve(config: Config) -> Result<(), Error> {
     } else {
         (None, None)
     };
-    let drain = tokio::spawn(rings::drain(
-        flows,
-        denials,
-        polling,
-        names,
-        Arc::clone(&hub),
-        refuse,
-        look,
-        mesh,
-        tally,
-    ));
+    let desk = rings::Desk { names, hub: Arc::clone(&hub), refuse, look, mesh, tally };
+    let drain = tokio::spawn(rings::drain(flows, denials, polling, desk));
     let log = tokio::spawn(rings::log(log));
     let answer = tokio::spawn(server.serve(hub, commands));
     datapath::trim_memory();

@@ -136,7 +136,10 @@ mod tests {
         spec: { selector: { cgroup: /a }, mode: enforce }\n---\napiVersion: waxseal.dev/v1alpha1\nkind: Namespace\n\
         metadata: { name: data }\nspec: { defaultDeny: true, mode: enforce }\n";
 
-    fn modes(set: &PolicySet) -> (Option<Mode>, Vec<(String, Option<Mode>, bool)>) {
+    /// Name, mode, whether it denies by default.
+    type Told = (String, Option<Mode>, bool);
+
+    fn modes(set: &PolicySet) -> (Option<Mode>, Vec<Told>) {
         let namespaces = set.namespaces.values();
         let namespaces = namespaces.map(|n| (n.name.clone(), n.mode, n.default_deny)).collect();
         (set.workloads[0].mode, namespaces)

@@ -29,18 +29,7 @@ const TICK: Duration = Duration::from_millis(10);
 const QUIET_TICKS: u32 = 20;
 
 /// Reads both rings until it is dropped.
-pub(super) async fn drain(
-    flows: RingBuf<MapData>,
-    denials: RingBuf<MapData>,
-    polling: Polling,
-    names: Arc<NameBook>,
-    hub: Arc<Hub>,
-    refuse: Refuse,
-    look: Arc<Notify>,
-    mesh: Option<Mesh>,
-    tally: Arc<Tally>,
-) {
-    let desk = Desk { names, hub, refuse, look, mesh, tally };
+pub(super) async fn drain(flows: RingBuf<MapData>, denials: RingBuf<MapData>, polling: Polling, desk: Desk) {
     let ended = tokio::select! {
         ended = drain_flows(flows, polling, &desk) => ended,
         ended = drain_denials(denials, &desk) => ended,
@@ -67,13 +56,14 @@ pub(super) async fn log(logger: EbpfLogger<&'static dyn log::Log>) {
     }
 }
 
-struct Desk {
-    names: Arc<NameBook>,
-    hub: Arc<Hub>,
-    refuse: Refuse,
-    look: Arc<Notify>,
-    mesh: Option<Mesh>,
-    tally: Arc<Tally>,
+/// Where events go.
+pub(super) struct Desk {
+    pub(super) names: Arc<NameBook>,
+    pub(super) hub: Arc<Hub>,
+    pub(super) refuse: Refuse,
+    pub(super) look: Arc<Notify>,
+    pub(super) mesh: Option<Mesh>,
+    pub(super) tally: Arc<Tally>,
 }
 
 async fn drain_denials(ring: RingBuf<MapData>, desk: &Desk) -> std::io::Result<()> {

@@ -52,7 +52,7 @@ impl Control {
         if ingress.0 != egress.0 {
             let looser =
                 if egress.0 > ingress.0 { (ingress.0, DIRECTIONS[0]) } else { (egress.0, DIRECTIONS[1]) };
-            from.push_str(&format!("; {} {}", direction_word(looser.1), looser.0.as_str()));
+            from = format!("{from}; {} {}", direction_word(looser.1), looser.0.as_str());
         }
         let mode = own.min(self.mode_report().ceiling);
         if mode != own {

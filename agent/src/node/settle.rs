@@ -82,16 +82,20 @@ impl Control {
     pub(super) fn install(&mut self, documents: PolicySet) -> Result<(), Error> {
         let set = self.overrides.applied(&documents);
         // Who is who does not follow from policies.
-        let decisions = if set.workloads == self.set.workloads {
-            self.decisions.clone()
+        let known = set.workloads == self.set.workloads && self.cgroups.keys().eq(self.decisions.keys());
+        let decisions = if known {
+            std::mem::take(&mut self.decisions)
         } else {
             self.registry.refresh(&set.workloads)?;
             self.facts.refresh();
             let judged = self.cgroups.values();
             judged.map(|cgroup| (cgroup.id, attest(cgroup, &set.workloads, &self.facts))).collect()
         };
-        self.settle(&set, &decisions)?;
-        self.decisions = decisions;
+        let settled = self.settle(&set, &decisions);
+        if known || settled.is_ok() {
+            self.decisions = decisions;
+        }
+        settled?;
         self.set = set;
         self.documents = documents;
         Ok(())

@@ -210,8 +210,12 @@ mod tests {
 
     fn stranger(number: u32) -> Flow {
         let mut flow = Flow { sealed: false, ..sample() };
-        flow.source.identity =
-            Arc::new(Identity { id: 2, name: "world".into(), spiffe_id: None, labels: Default::default() });
+        flow.source.identity = Arc::new(Identity {
+            id: 2,
+            name: "world".into(),
+            spiffe_id: None,
+            labels: crate::workload::Labels::new(),
+        });
         flow.source.address = IpAddr::from(number.to_be_bytes());
         flow
     }

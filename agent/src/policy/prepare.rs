@@ -166,8 +166,12 @@ impl Prepared {
         for (identity, place) in
             left.iter().filter(|prepared| !again.contains(&prepared.serial)).flat_map(|p| p.conditions())
         {
-            identity.into_iter().for_each(|number| self.identities.remove(number));
-            place.into_iter().for_each(|number| self.addresses.remove(number));
+            if let Some(number) = identity {
+                self.identities.remove(number);
+            }
+            if let Some(number) = place {
+                self.addresses.remove(number);
+            }
         }
         Ok(by_place)
     }

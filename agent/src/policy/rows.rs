@@ -99,13 +99,13 @@ impl Rows<'_> {
             return Ok(fragment.set);
         }
         let old = self.fragments.before.remove(&key);
-        let fragment = match old.filter(|_| !self.is_touched(direction, &with_rules)) {
-            Some(fragment) => fragment,
-            None => {
-                let names = with_rules.iter().map(|(place, _)| self.policies[*place].key()).collect();
-                let set = numbers.rule_sets.number(&(direction, names))?;
-                self.fragment(set, direction, &with_rules, numbers)?
-            }
+        let untouched = old.filter(|_| !self.is_touched(direction, &with_rules));
+        let fragment = if let Some(fragment) = untouched {
+            fragment
+        } else {
+            let names = with_rules.iter().map(|(place, _)| self.policies[*place].key()).collect();
+            let set = numbers.rule_sets.number(&(direction, names))?;
+            self.fragment(set, direction, &with_rules, numbers)?
         };
         let number = fragment.set;
         self.fragments.now.insert(key, fragment);
@@ -138,14 +138,13 @@ impl Rows<'_> {
         let mut fragment = Fragment { set, rows: Vec::new(), sets: Vec::new() };
         let mut known: HashMap<Vec<usize>, u32> = HashMap::new();
         for (key, list) in self.contents(set, &rules) {
-            let number = match known.get(&list) {
-                Some(number) => *number,
-                None => {
-                    let ports = Arc::new(self.port_set(direction, &rules, &list)?);
-                    let number = numbers.port_sets.number(&ports)?;
-                    fragment.sets.push((number, ports));
-                    number
-                }
+            let number = if let Some(number) = known.get(&list) {
+                *number
+            } else {
+                let ports = Arc::new(self.port_set(direction, &rules, &list)?);
+                let number = numbers.port_sets.number(&ports)?;
+                fragment.sets.push((number, ports));
+                number
             };
             known.insert(list, number);
             fragment.rows.push((key, number));

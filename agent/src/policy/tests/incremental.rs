@@ -194,7 +194,7 @@ fn said(set: &PolicySet) -> impl PartialEq + Debug + use<> {
 }
 
 fn age(path: &Path) {
-    let old = SystemTime::now() - Duration::from_secs(3600);
+    let old = SystemTime::now() - Duration::from_hours(1);
     File::options().write(true).open(path).unwrap().set_times(FileTimes::new().set_modified(old)).unwrap();
 }
 
