@@ -16,7 +16,7 @@ use waxseal::policy::{
 use waxseal::spiffe::TrustDomain;
 use waxseal::workload::IdentityInfo;
 use waxseal_common::ids::{IdentityId, Revision};
-use waxseal_common::tables::{Mode, Tables as _};
+use waxseal_common::tables::Mode;
 use waxseal_common::verdict::{Direction, Peer, Question, decide};
 
 const NAMESPACES: usize = 20;

@@ -11,6 +11,8 @@ use waxseal_tests::probe::Protocol;
 use waxseal_tests::root;
 use waxseal_tests::stage::{Stage, Workload, allow_ingress};
 
+/// What a report that lacks something fails with.
+const SHAPE: &str = "the report has another shape";
 const SOON: Duration = Duration::from_secs(5);
 
 struct Scene {
@@ -62,24 +64,26 @@ impl Scene {
     /// One workload of a report.
     fn reported(&self, name: &str) -> Value {
         let report = self.report(&["--workload", name]);
-        let workloads = report["workloads"].as_array().expect("a list").clone();
+        let workloads = report["workloads"].as_array().unwrap_or_else(|| panic!("{SHAPE}")).clone();
         assert_eq!(workloads.len(), 1, "{report}");
         workloads[0].clone()
     }
 
     fn mode_of(&self, name: &str) -> (String, String) {
         let modes = self.stage.node.json(&["mode"]);
-        let workloads = modes["workloads"].as_array().expect("a list");
-        let found =
-            workloads.iter().find(|workload| workload["workload"] == name).expect("the workload is shown");
-        let text = |key: &str| found[key].as_str().expect("a text").to_owned();
+        let workloads = modes["workloads"].as_array().unwrap_or_else(|| panic!("{SHAPE}"));
+        let found = workloads
+            .iter()
+            .find(|workload| workload["workload"] == name)
+            .unwrap_or_else(|| panic!("{SHAPE}"));
+        let text = |key: &str| found[key].as_str().unwrap_or_else(|| panic!("{SHAPE}")).to_owned();
         (text("mode"), text("from"))
     }
 }
 
 /// `what direction peer port` of each obstacle, with its count.
 fn obstacles(workload: &Value) -> Vec<(String, u64)> {
-    let list = workload["obstacles"].as_array().expect("a list");
+    let list = workload["obstacles"].as_array().unwrap_or_else(|| panic!("{SHAPE}"));
     let mut found: Vec<(String, u64)> = list
         .iter()
         .map(|obstacle| {
@@ -92,7 +96,7 @@ fn obstacles(workload: &Value) -> Vec<(String, u64)> {
                 obstacle["port"],
                 text("protocol")
             );
-            (line, obstacle["count"].as_u64().expect("a count"))
+            (line, obstacle["count"].as_u64().unwrap_or_else(|| panic!("{SHAPE}")))
         })
         .collect();
     found.sort();
