@@ -3,7 +3,7 @@
 //! Layers, arrows only downwards; modules of one row never import each other and meet in [`node`]:
 //!
 //! ```text
-//! cli → node → { api, datapath, mesh, watch } → identity → attest → { cgroup, pki, policy, flows, config }
+//! cli → node → { api, datapath, history, mesh, metrics, watch } → identity → attest → { cgroup, pki, policy, flows, config }
 //!            → { spiffe, workload, cidr, escape, report } → waxseal_common
 //! ```
 
@@ -18,8 +18,10 @@ pub mod config;
 pub mod datapath;
 pub mod escape;
 pub mod flows;
+pub mod history;
 pub mod identity;
 pub mod mesh;
+pub mod metrics;
 pub mod node;
 pub mod pki;
 pub mod policy;

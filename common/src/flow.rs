@@ -15,6 +15,8 @@ pub enum Kind {
     Denied = 1,
     /// A connection that was opened has closed.
     Closed = 2,
+    /// A connection that was judged and might be was never established: refused, unanswered, or given up.
+    Failed = 3,
 }
 
 impl Kind {
@@ -24,6 +26,7 @@ impl Kind {
             0 => Some(Self::Opened),
             1 => Some(Self::Denied),
             2 => Some(Self::Closed),
+            3 => Some(Self::Failed),
             _ => None,
         }
     }
@@ -144,6 +147,22 @@ pub struct FlowEvent {
     pub failure: u16,
     /// The session of a connection between nodes: its number at the opener, its SPI at the acceptor; 0 without one.
     pub session: u32,
+    /// Closed only: TCP segments that the opener sent, by the count of the socket whose hook speaks.
+    pub packets_sent: u32,
+    /// Closed only: TCP segments that the opener received, by the same count.
+    pub packets_received: u32,
+    /// Closed only: segments that the socket whose hook speaks sent again.
+    pub retransmits: u32,
+    /// Closed only: the smoothed round trip in microseconds; 0 when nothing was measured.
+    pub rtt: u32,
+    /// Closed and failed only: the error that the kernel left at the socket whose hook speaks, an `errno`; 0 without one.
+    pub error: u32,
+    /// Closed and failed only: the TCP state (`TCP_*` of the kernel) from which that socket closed.
+    pub last_state: u8,
+    /// Zero.
+    pub pad: u8,
+    /// Zero.
+    pub tail: u16,
 }
 
 /// How the opener has proven itself. The byte in [`FlowEvent::seal`].

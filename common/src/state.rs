@@ -182,6 +182,8 @@ impl Connection {
     pub const REMOTE: u16 = 16;
     /// A SYN of it went out without room for its seal.
     pub const NO_ROOM: u16 = 32;
+    /// The upper four bits hold the [`crate::wire::Failure`] for which it has no session.
+    pub const FAILURE_SHIFT: u32 = 12;
 }
 
 /// A SYN that was allowed and whose connection is not established yet, at the listener. Key: [`Tuple`].

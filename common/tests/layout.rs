@@ -27,7 +27,7 @@ fn the_layout_is_the_one_that_its_number_stands_for() {
         ("CgroupEvent", size_of::<CgroupEvent>(), 280),
         ("Connection", size_of::<Connection>(), 128),
         ("Endpoint", size_of::<Endpoint>(), 8),
-        ("FlowEvent", size_of::<FlowEvent>(), 152),
+        ("FlowEvent", size_of::<FlowEvent>(), 176),
         ("IdentityEntry", size_of::<IdentityEntry>(), 96),
         ("Keys", size_of::<Keys>(), 16),
         ("Opener", size_of::<Opener>(), 48),
@@ -65,6 +65,7 @@ fn every_number_has_its_word() {
         assert_eq!(*state as usize, place);
         assert_eq!(SealState::from_byte(place as u8), Some(*state));
     }
+    assert!(Failure::ALL.len() <= 16, "a connection keeps it in four bits");
     for (place, failure) in Failure::ALL.iter().enumerate() {
         assert_eq!(*failure as usize, place);
         assert_eq!(Failure::from_byte(place as u8), Some(*failure));

@@ -12,6 +12,7 @@ use waxseal_common::seal::SealOption;
 use waxseal_common::state::Tuple;
 
 use crate::ctx::{address6, field, pointer_field};
+use crate::emit::Ending;
 use crate::kernel::Sock;
 
 /// TCP's callbacks.
@@ -41,10 +42,37 @@ impl Callback<'_> {
         field!(self.raw(), skb_tcp_flags)
     }
 
-    /// Bytes that the other end acknowledged, and bytes that it sent.
+    /// Bytes that the other end acknowledged, and bytes that it sent. The kernel counts in sequence numbers, of which a
+    /// SYN and a FIN take one each.
     #[inline(always)]
-    pub(crate) fn bytes(&self) -> (u64, u64) {
-        (field!(self.raw(), bytes_acked), field!(self.raw(), bytes_received))
+    pub(crate) fn bytes(&self, opener: bool, ending: &Ending) -> (u64, u64) {
+        let acknowledged = field!(self.raw(), bytes_acked);
+        let received = field!(self.raw(), bytes_received);
+        let ended = match ending.last_state {
+            FIN_WAIT_2 | TIME_WAIT => true,
+            LAST_ACK | CLOSING => ending.error == 0,
+            _ => false,
+        };
+        let heard = self.sock().heard_end();
+        (
+            acknowledged.saturating_sub(u64::from(opener) + u64::from(ended)),
+            received.saturating_sub(u64::from(heard)),
+        )
+    }
+
+    /// What the socket has counted, in the callback for changes of state.
+    #[inline(always)]
+    pub(crate) fn ending(&self) -> Ending {
+        let raw = self.raw();
+        Ending {
+            out: field!(raw, segs_out),
+            into: field!(raw, segs_in),
+            retransmits: field!(raw, total_retrans),
+            // The kernel keeps eight times the value.
+            rtt: field!(raw, srtt_us) >> 3,
+            error: self.sock().error(),
+            last_state: field!(raw, __bindgen_anon_1.args[0]) as u8,
+        }
     }
 
     /// The socket's cookie.
@@ -145,6 +173,11 @@ impl Callback<'_> {
     }
 }
 
+// TCP states (include/net/tcp_states.h).
+const FIN_WAIT_2: u8 = 5;
+const TIME_WAIT: u8 = 6;
+const LAST_ACK: u8 = 9;
+const CLOSING: u8 = 11;
 const AF_INET: u32 = 2;
 /// `remote_port` holds the two bytes of the port, as on the wire, in the upper half on little-endian machines.
 const PORT_SHIFT: u32 = if cfg!(target_endian = "little") { 16 } else { 0 };

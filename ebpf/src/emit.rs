@@ -30,7 +30,7 @@ pub(crate) fn case(case: &Case, telling: &Telling) -> u32 {
     let reserved = if denial { maps::DENIALS.reserve(0) } else { maps::FLOWS.reserve(0) };
     let Some(mut entry) = reserved else { return lost(denial) };
     // Seen as three zeros in a row, they would be cleared by a call, on a stack that is nearly full.
-    let nothing = core::hint::black_box(0);
+    let nothing = core::hint::black_box(0u64);
     entry.write(FlowEvent {
         at: case.at,
         revision: *revision,
@@ -57,6 +57,14 @@ pub(crate) fn case(case: &Case, telling: &Telling) -> u32 {
         seal: case.seal as u8,
         failure: case.failure,
         session: case.session,
+        packets_sent: nothing as u32,
+        packets_received: nothing as u32,
+        retransmits: nothing as u32,
+        rtt: nothing as u32,
+        error: nothing as u32,
+        last_state: nothing as u8,
+        pad: nothing as u8,
+        tail: nothing as u16,
     });
     entry.submit(wake(denial));
     1
@@ -75,19 +83,34 @@ pub(crate) struct Chapter {
     pub(crate) flags: u8,
 }
 
+/// How a connection ended, as its socket counted.
+pub(crate) struct Ending {
+    /// Segments that the socket sent, and received.
+    pub(crate) out: u32,
+    pub(crate) into: u32,
+    pub(crate) retransmits: u32,
+    /// Microseconds.
+    pub(crate) rtt: u32,
+    /// An errno.
+    pub(crate) error: u32,
+    pub(crate) last_state: u8,
+}
+
 /// A connection's record as an event: it opened, it closed, or it is denied by a new policy.
 #[inline(never)]
-pub(crate) fn record(record: &Connection, chapter: &Chapter) -> u32 {
+pub(crate) fn record(record: &Connection, chapter: &Chapter, ending: Option<&Ending>) -> u32 {
     let Chapter { at, cookie, sent, received, kind, hook, flags } = chapter;
     let denial = matches!(kind, Kind::Denied);
-    if !matches!(kind, Kind::Closed) {
+    if !matches!(kind, Kind::Closed | Kind::Failed) {
         count(Verdict::from_byte(record.verdict));
     }
     let reserved = if denial { maps::DENIALS.reserve(0) } else { maps::FLOWS.reserve(0) };
     let Some(mut entry) = reserved else { return lost(denial) };
     let opener = record.opener == 1;
     let sealed = opener || record.peer.is_workload();
-    entry.write(FlowEvent {
+    // As above.
+    let nothing = core::hint::black_box(0u32);
+    let event = entry.write(FlowEvent {
         at: *at,
         revision: record.revision,
         cookie: *cookie,
@@ -111,9 +134,25 @@ pub(crate) fn record(record: &Connection, chapter: &Chapter) -> u32 {
         hook: *hook as u8,
         flags: if sealed { *flags | FlowEvent::SEALED } else { *flags },
         seal: seal(record) as u8,
-        failure: 0,
+        failure: record.flags >> Connection::FAILURE_SHIFT,
         session: record.session,
+        packets_sent: nothing,
+        packets_received: nothing,
+        retransmits: nothing,
+        rtt: nothing,
+        error: nothing,
+        last_state: nothing as u8,
+        pad: nothing as u8,
+        tail: nothing as u16,
     });
+    if let Some(ending) = ending {
+        event.packets_sent = if opener { ending.out } else { ending.into };
+        event.packets_received = if opener { ending.into } else { ending.out };
+        event.retransmits = ending.retransmits;
+        event.rtt = ending.rtt;
+        event.error = ending.error;
+        event.last_state = ending.last_state;
+    }
     entry.submit(wake(denial));
     1
 }

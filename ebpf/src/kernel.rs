@@ -16,6 +16,12 @@ static SOCK_REUSEPORT: Global<u64> = Global::new(0);
 /// That bit within its byte
 #[unsafe(no_mangle)]
 static SOCK_REUSEPORT_MASK: Global<u64> = Global::new(0);
+/// `sock.sk_err`
+#[unsafe(no_mangle)]
+static SOCK_ERROR: Global<u64> = Global::new(0);
+/// `sock.__sk_common.skc_flags`
+#[unsafe(no_mangle)]
+static SOCK_FLAGS: Global<u64> = Global::new(0);
 /// `net.ns.inum`
 #[unsafe(no_mangle)]
 static NET_INUM: Global<u64> = Global::new(0);
@@ -68,6 +74,19 @@ impl Sock {
     pub(crate) fn netns(self) -> u32 {
         let net = read_u64(self.0 + SOCK_NET.load());
         read_u32(net + NET_INUM.load())
+    }
+
+    /// The error that waits at it: an errno, or 0.
+    #[inline(always)]
+    pub(crate) fn error(self) -> u32 {
+        read_u32(self.0 + SOCK_ERROR.load())
+    }
+
+    /// Whether the other end has said that it sends no more: a FIN has come.
+    #[inline(always)]
+    pub(crate) fn heard_end(self) -> bool {
+        // SOCK_DONE of enum sock_flags.
+        read_u64(self.0 + SOCK_FLAGS.load()) & 2 != 0
     }
 
     /// Whether other sockets may share its port, so that nobody knows beforehand which one answers.

@@ -62,7 +62,7 @@ impl Port {
         self.socket
             .set_read_timeout(Some(patience.max(Duration::from_millis(1))))
             .expect("a socket has times");
-        let mut buffer = [0u8; 65_600];
+        let mut buffer = vec![0u8; 65_600];
         let length = (&self.socket).read(&mut buffer).ok()?;
         Some(buffer[..length].to_vec())
     }

@@ -59,6 +59,10 @@ impl Node {
         for key in ["policies", "state", "runtime"] {
             let _ = writeln!(text, "{key}: {at}/{key}");
         }
+        if !more.contains("metrics:") {
+            // Agents of tests run beside each other, and there is one port of that number.
+            text.push_str("metrics: off\n");
+        }
         let _ = write!(text, "mode: {mode}\ngrace: {grace}\nlog: info,waxseal=debug\n{more}");
         write_private(&directory.path().join("agent.yaml"), &text);
         fs::create_dir(directory.path().join("policies")).expect("a directory for policies");

@@ -57,7 +57,7 @@ impl Flow {
 
 impl Tap {
     /// Starts the command and begins to read.
-    pub(crate) fn start(command: &mut Command) -> Self {
+    pub fn start(command: &mut Command) -> Self {
         let mut child = command.stdout(Stdio::piped()).spawn().expect("waxseal tap starts");
         let stdout = child.stdout.take().expect("stdout is piped");
         let heard = Arc::<Heard>::default();
@@ -70,6 +70,11 @@ impl Tap {
             }
         });
         Self { child, heard }
+    }
+
+    /// The process number of the command.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
     }
 
     /// Everything heard until now.

@@ -1,5 +1,7 @@
 //! Who sits on a node and wants to be somebody else on another: a workload, one with raw sockets, root of a third node.
 
+#![expect(clippy::unwrap_used, reason = "a scene that cannot be made must stop its test and say where")]
+
 use std::net::{SocketAddr, SocketAddrV4};
 use std::time::Duration;
 

@@ -37,9 +37,7 @@ impl Scene {
         assert!(reply.errno.as_deref().is_some_and(|errno| errno != "TIMEOUT"), "{reason}: {reply:?}");
         assert!(took < most, "{reason}: {took:?}");
         let flow = tap.expect(&format!("a denial because of {reason}"), SOON, |flow| {
-            flow.is("deny")
-                && flow.text("source.name") == "shop/caller"
-                && flow.text("failure") == reason
+            flow.is("deny") && flow.text("source.name") == "shop/caller" && flow.text("failure") == reason
         });
         assert_eq!(flow.text("direction"), "egress", "{flow:?}");
     }

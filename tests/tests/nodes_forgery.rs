@@ -191,8 +191,7 @@ fn a_seal_sent_back_to_its_maker_is_worthless() {
             middle.inject(Way::Back, &frame);
         }
         std::thread::sleep(Duration::from_millis(200));
-        let answers: Vec<Frame> =
-            middle.seen(Way::Forth).into_iter().filter(|frame| frame.accepts()).collect();
+        let answers: Vec<Frame> = middle.seen(Way::Forth).into_iter().filter(Frame::accepts).collect();
         assert!(answers.is_empty(), "{answers:?}");
     }
 }

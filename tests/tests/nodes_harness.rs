@@ -87,13 +87,13 @@ fn a_packet_that_is_injected_arrives_and_its_answer_is_heard() {
     };
     let syn = Segment { options: forged_seal(7, 7).to_vec(), ..Segment::syn(from, to) };
     middle.inject_packet(Way::Forth, &syn.packet());
-    let answer = middle.expect("a SYN-ACK", Way::Back, |frame| frame.accepts());
+    let answer = middle.expect("a SYN-ACK", Way::Back, waxseal_tests::capture::Frame::accepts);
     assert_eq!(answer.destination(), SocketAddr::V4(from));
     let port = Port::open(&network.sites[1].netns, &network.sites[1].wire);
     let site = &network.sites[1];
     let bytes = frame(site.end.mac, site.gate.mac, &Segment { sequence: 5, ..syn }.packet());
     middle.inject_packet(Way::Forth, &bytes[14..]);
-    let heard = port.listen(Duration::from_millis(200), |frame| frame.opens());
+    let heard = port.listen(Duration::from_millis(200), waxseal_tests::capture::Frame::opens);
     assert!(heard.iter().any(|frame| frame.sequence() == 5 && frame.is_whole()), "{heard:?}");
 }
 

@@ -1,5 +1,7 @@
 //! The programs at the border alone: sessions written by hand, no handshake. What the kernel makes of a SYN between nodes.
 
+#![expect(clippy::unwrap_used, reason = "a scene that cannot be made must stop its test and say where")]
+
 use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
@@ -27,7 +29,7 @@ struct Scene {
     other: Workload,
     server: Workload,
     service: Handle,
-    _doubles: [Workload; 2],
+    doubles: [Workload; 2],
 }
 
 fn table<K: aya::Pod, V: aya::Pod>(pins: &Path, name: &str) -> HashMap<MapData, K, V> {
@@ -58,7 +60,7 @@ fn scene(label: &str) -> Scene {
     }
     let (service, _) = server.probe.serve(Protocol::Tcp, &format!("[::]:{OPEN}"));
     nodes[1].apply(&allow_ingress("caller", "shop/server", &caller, &format!("[ {OPEN}/tcp ]")));
-    let scene = Scene { nodes, network, caller, other, server, service, _doubles: doubles };
+    let scene = Scene { nodes, network, caller, other, server, service, doubles };
     scene.write();
     scene
 }
@@ -91,7 +93,7 @@ impl Scene {
                 key: KEY,
                 expires: hour,
                 spi: SPI,
-                destination: identity(&self.nodes[0], &self._doubles[0]),
+                destination: identity(&self.nodes[0], &self.doubles[0]),
                 session: 1,
                 node: 1,
                 ..Route::default()
@@ -101,7 +103,7 @@ impl Scene {
         let session = Session {
             key: KEY,
             expires: hour,
-            source: identity(&self.nodes[1], &self._doubles[1]),
+            source: identity(&self.nodes[1], &self.doubles[1]),
             destination: identity(&self.nodes[1], &self.server),
             node: 1,
             ..Session::default()

@@ -1,5 +1,11 @@
 //! Certificates end, are revoked, are renewed: what that does to connections, and how soon.
 
+#![expect(
+    clippy::expect_used,
+    clippy::print_stdout,
+    reason = "a scene that cannot be made must stop its test; measured times go to stdout"
+)]
+
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
@@ -159,7 +165,8 @@ const RATE: u32 = 500;
 #[test]
 fn sessions_that_are_renewed_under_load_drop_no_connection() {
     // The whole measure: WAXSEAL_ROTATIONS=1000. Each port has a session of its own, renewed every two seconds.
-    let wanted: u64 = std::env::var("WAXSEAL_ROTATIONS").ok().and_then(|text| text.parse().ok()).unwrap_or(100);
+    let wanted: u64 =
+        std::env::var("WAXSEAL_ROTATIONS").ok().and_then(|text| text.parse().ok()).unwrap_or(100);
     let more = "session_lifetime: 4s\n";
     let settings = Settings { more, ..Settings::default() };
     let mut scene = scene("rotations", Plan { settings, ..Plan::default() });

@@ -1,5 +1,7 @@
 //! The seal on odd paths and from odd sockets: NAT on both sides, small packets, extension headers, other kinds of TCP.
 
+#![expect(clippy::unwrap_used, reason = "a scene that cannot be made must stop its test and say where")]
+
 use std::net::SocketAddr;
 use std::time::Duration;
 

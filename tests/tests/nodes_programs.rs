@@ -1,5 +1,7 @@
 //! A million forgeries through the very program that guards the node's wire, on the maps of a live session.
 
+#![expect(clippy::expect_used, reason = "a scene that cannot be made must stop its test and say where")]
+
 use std::fs::File;
 use std::net::{SocketAddr, SocketAddrV4};
 use std::thread;

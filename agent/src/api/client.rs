@@ -63,6 +63,19 @@ pub struct Client(UnixStream);
 #[derive(Debug)]
 pub struct Lines {
     reader: BufReader<UnixStream>,
+    begun: Vec<u8>,
+    patience: Option<Duration>,
+}
+
+/// What came of waiting for a line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// It, without its newline.
+    Line(String),
+    /// Nothing, for as long as was asked.
+    Pause,
+    /// The agent has closed the tap.
+    End,
 }
 
 impl Client {
@@ -101,8 +114,8 @@ impl Client {
 
     /// Opens a tap.
     pub fn tap(self, request: TapRequest) -> Result<Lines, ClientError> {
-        self.send(&Request::Tap(request))?;
-        Ok(Lines { reader: BufReader::with_capacity(64 * 1024, self.0) })
+        self.send(&Request::Tap(Box::new(request)))?;
+        Ok(Lines { reader: BufReader::with_capacity(256 * 1024, self.0), begun: Vec::new(), patience: None })
     }
 
     fn send(&self, request: &Request) -> Result<(), ClientError> {
@@ -119,19 +132,52 @@ impl Client {
 impl Lines {
     /// Waits for the next line, without its newline; `None` when the agent has closed the tap.
     pub fn next_line(&mut self) -> Result<Option<String>, ClientError> {
-        let mut text = String::new();
-        let length = self.reader.read_line(&mut text).map_err(ClientError::Closed)?;
-        if length == 0 {
-            return Ok(None);
+        match self.next_within(None)? {
+            Next::Line(line) => Ok(Some(line)),
+            // Without a time limit there is no pause.
+            Next::End | Next::Pause => Ok(None),
         }
-        text.truncate(text.trim_end().len());
-        // Only a refusal has an `error`; flows are not parsed twice for it.
-        if text.contains("\"error\":{")
-            && let Ok(Envelope { answer: Answer::<()>::Error(failure), .. }) = serde_json::from_str(&text)
-        {
-            return Err(failure.into());
+    }
+
+    /// Waits for the next line for some time, or as long as it takes. What has come of a line is kept for the next call.
+    pub fn next_within(&mut self, patience: Option<Duration>) -> Result<Next, ClientError> {
+        // The kernel takes a limit of zero for none.
+        let patience = patience.map(|patience| patience.max(Duration::from_millis(1)));
+        if self.patience != patience {
+            self.reader.get_ref().set_read_timeout(patience).map_err(ClientError::Closed)?;
+            self.patience = patience;
         }
-        Ok(Some(text))
+        match self.reader.read_until(b'\n', &mut self.begun) {
+            Ok(0) => return Ok(Next::End),
+            Ok(_length) => {}
+            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {
+                return Ok(Next::Pause);
+            }
+            Err(error) => return Err(ClientError::Closed(error)),
+        }
+        let text = String::from_utf8_lossy(&self.begun).trim_end().to_owned();
+        self.begun.clear();
+        refusal(&text)?;
+        Ok(Next::Line(text))
+    }
+
+    /// Copies all lines as they come, to the end of the tap.
+    pub fn copy_to(&mut self, out: &mut impl Write) -> Result<io::Result<()>, ClientError> {
+        let Some(first) = self.next_line()? else { return Ok(Ok(())) };
+        if let Err(error) = writeln!(out, "{first}").and_then(|()| out.flush()) {
+            return Ok(Err(error));
+        }
+        loop {
+            let bytes = self.reader.fill_buf().map_err(ClientError::Closed)?;
+            let length = bytes.len();
+            if length == 0 {
+                return Ok(Ok(()));
+            }
+            if let Err(error) = out.write_all(bytes).and_then(|()| out.flush()) {
+                return Ok(Err(error));
+            }
+            self.reader.consume(length);
+        }
     }
 
     /// Whether the next line would have to be waited for: the moment to flush.
@@ -140,10 +186,11 @@ impl Lines {
     }
 }
 
-#[cfg(test)]
-impl Lines {
-    /// Lets tests give up waiting.
-    pub(super) fn set_timeout(&mut self, timeout: Duration) {
-        self.reader.get_ref().set_read_timeout(Some(timeout)).unwrap();
+/// Only a refusal has an `error` right after its version; flows are not parsed twice for it.
+fn refusal(text: &str) -> Result<(), ClientError> {
+    let begins = text.get(..32.min(text.len())).is_some_and(|start| start.contains("\"error\":{"));
+    match begins.then(|| serde_json::from_str(text)) {
+        Some(Ok(Envelope { answer: Answer::<()>::Error(failure), .. })) => Err(failure.into()),
+        _ => Ok(()),
     }
 }

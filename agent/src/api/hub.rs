@@ -10,14 +10,15 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use tokio::sync::Notify;
-use waxseal_common::flow::Kind;
+use waxseal_common::flow::{FlowEvent, Kind};
 
-use crate::flows::{Filter, Flow};
+use super::archive::{Archive, View};
+use crate::flows::{Cause, Filter, Flow, Loss, Losses, Time};
 
-/// How many flows of the past are kept.
+/// How many flows of the past are kept in memory.
 pub(super) const HISTORY: usize = 4096;
-/// How many flows may wait for one reader. They are mostly those of the history, held once.
-pub(super) const QUEUE: usize = 4096;
+/// How many flows may wait for one reader: a sixth of a second at 200,000 a second. They are held once for all readers.
+pub(super) const QUEUE: usize = 32_768;
 /// How many readers there may be.
 pub(super) const TAPS: usize = 64;
 
@@ -26,6 +27,7 @@ pub(super) const TAPS: usize = 64;
 pub struct Hub {
     inner: Mutex<Inner>,
     limits: Limits,
+    archive: Option<Box<dyn Archive>>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -38,8 +40,12 @@ struct Limits {
 #[derive(Debug, Default)]
 struct Inner {
     history: VecDeque<Arc<Flow>>,
+    /// Every flow later than this is in memory.
+    forgotten: Time,
     taps: Vec<Arc<Queue>>,
     published: u64,
+    /// What every reader has missed: lost before there was anything to tell.
+    losses: Losses,
     /// Losses of readers that are gone.
     lost: u64,
 }
@@ -54,9 +60,9 @@ struct Queue {
 #[derive(Debug, Default)]
 struct Waiting {
     flows: VecDeque<Arc<Flow>>,
-    /// Dropped since the reader was last told.
-    untold: u64,
-    /// Dropped altogether.
+    /// Missing since the reader was last told.
+    untold: Losses,
+    /// Dropped altogether, because this reader was slow.
     lost: u64,
 }
 
@@ -80,6 +86,15 @@ pub enum Replay {
     Last(usize),
 }
 
+/// Where the flows of the past are that a reader wants.
+#[derive(Debug)]
+pub enum Past {
+    /// These are all.
+    Memory(Vec<Arc<Flow>>),
+    /// In the archive, which must be searched; it holds those in memory too.
+    Archive(Box<dyn View>),
+}
+
 /// There are as many readers as there may be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[error("{limit} taps are open, which is the most; close one first")]
@@ -98,8 +113,8 @@ pub struct Tap {
 /// What a reader gets at once. The lost flows are older than the ones delivered.
 #[derive(Clone, Debug, Default)]
 pub struct Batch {
-    /// How many were dropped since the batch before.
-    pub lost: u64,
+    /// What is missing since the batch before.
+    pub lost: Losses,
     /// In the order of publishing.
     pub flows: Vec<Arc<Flow>>,
 }
@@ -111,42 +126,77 @@ impl Default for Hub {
 }
 
 impl Hub {
-    fn with_limits(limits: Limits) -> Self {
-        Self { inner: Mutex::default(), limits }
+    /// A hub that keeps a longer past elsewhere too.
+    pub fn with_archive(archive: Option<Box<dyn Archive>>) -> Self {
+        Self { archive, ..Self::default() }
     }
 
-    /// Hands a flow to every reader that wants it. Never waits for one.
-    pub fn publish(&self, flow: Flow) {
-        let flow = Arc::new(flow);
+    fn with_limits(limits: Limits) -> Self {
+        let inner = Inner { forgotten: Time::now(), ..Inner::default() };
+        Self { inner: Mutex::new(inner), limits, archive: None }
+    }
+
+    /// Hands flows to every reader that wants them, in this order. Never waits for one.
+    pub fn publish(&self, batch: Vec<(FlowEvent, Flow)>) {
+        let batch: Vec<_> = batch.into_iter().map(|(event, flow)| (event, Arc::new(flow))).collect();
         let mut inner = self.inner();
-        inner.published += 1;
+        inner.published += batch.len() as u64;
         for tap in &inner.taps {
-            if tap.filter.wants(&flow) {
-                tap.push(&flow, self.limits.queue);
+            tap.push(batch.iter().map(|(_, flow)| flow), self.limits.queue);
+        }
+        if let Some(archive) = &self.archive {
+            archive.keep(&batch);
+        }
+        // Of a long batch only the end would stay.
+        let skip = batch.len().saturating_sub(self.limits.history);
+        for (place, (_, flow)) in batch.into_iter().enumerate() {
+            if place < skip {
+                inner.forgotten = inner.forgotten.max(flow.time);
+            } else if let Some(oldest) = push_bounded(&mut inner.history, flow, self.limits.history) {
+                inner.forgotten = inner.forgotten.max(oldest.time);
             }
         }
-        push_bounded(&mut inner.history, flow, self.limits.history);
+    }
+
+    /// Tells every reader, and the archive, that flows are missing. Nobody knows whether a reader would have wanted them.
+    pub fn lose(&self, loss: Loss) {
+        let mut inner = self.inner();
+        inner.losses.add(loss.cause, loss.count);
+        for tap in &inner.taps {
+            tap.waiting().untold.add(loss.cause, loss.count);
+            tap.arrived.notify_one();
+        }
+        if let Some(archive) = &self.archive {
+            archive.note(loss);
+        }
     }
 
     /// Adds a reader and gives it the past that it wants. No flow falls between the past and the present.
-    pub fn subscribe(
-        self: &Arc<Self>,
-        filter: Filter,
-        replay: Replay,
-    ) -> Result<(Vec<Arc<Flow>>, Tap), TooManyTaps> {
+    pub fn subscribe(self: &Arc<Self>, filter: Filter, replay: Replay) -> Result<(Past, Tap), TooManyTaps> {
         let mut inner = self.inner();
         if inner.taps.len() >= self.limits.taps {
             return Err(TooManyTaps { limit: self.limits.taps });
         }
-        let past = inner.past(&filter, replay);
+        let past = self.past(&inner, &filter, replay);
         let queue = Arc::new(Queue { filter, waiting: Mutex::default(), arrived: Notify::new() });
         inner.taps.push(Arc::clone(&queue));
         Ok((past, Tap { hub: Arc::clone(self), queue }))
     }
 
     /// The past alone.
-    pub fn history(&self, filter: &Filter, replay: Replay) -> Vec<Arc<Flow>> {
-        self.inner().past(filter, replay)
+    pub fn history(&self, filter: &Filter, replay: Replay) -> Past {
+        self.past(&self.inner(), filter, replay)
+    }
+
+    /// Under the lock, so that the archive's view ends where the reader's present begins.
+    fn past(&self, inner: &Inner, filter: &Filter, replay: Replay) -> Past {
+        let flows = inner.past(filter, replay);
+        let whole = filter.since.is_some_and(|since| since > inner.forgotten);
+        let enough = matches!(replay, Replay::Last(count) if flows.len() >= count);
+        match &self.archive {
+            Some(archive) if !whole && !enough => Past::Archive(archive.view()),
+            _ => Past::Memory(flows),
+        }
     }
 
     /// The newest flow of a socket that judged a connection, or else the newest one.
@@ -161,6 +211,11 @@ impl Hub {
         let inner = self.inner();
         let lost: u64 = inner.taps.iter().map(|tap| tap.waiting().lost).sum();
         TapReport { readers: inner.taps.len() as u64, published: inner.published, lost: inner.lost + lost }
+    }
+
+    /// What every reader has missed since the start.
+    pub fn losses(&self) -> Losses {
+        self.inner().losses
     }
 
     /// A panic elsewhere leaves the data whole: every change here is one push or one pop.
@@ -187,24 +242,29 @@ impl Queue {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn push(&self, flow: &Arc<Flow>, limit: usize) {
+    fn push<'a>(&self, flows: impl Iterator<Item = &'a Arc<Flow>>, limit: usize) {
+        let mut wanted = flows.filter(|flow| self.filter.wants(flow)).peekable();
+        if wanted.peek().is_none() {
+            return;
+        }
         let mut waiting = self.waiting();
-        let dropped = push_bounded(&mut waiting.flows, Arc::clone(flow), limit);
-        waiting.untold += dropped;
-        waiting.lost += dropped;
+        let Waiting { flows, untold, lost } = &mut *waiting;
+        for flow in wanted {
+            if push_bounded(flows, Arc::clone(flow), limit).is_some() {
+                untold.add(Cause::SlowReader, 1);
+                *lost += 1;
+            }
+        }
         drop(waiting);
         self.arrived.notify_one();
     }
 }
 
-/// How many were dropped: 0 or 1.
-fn push_bounded<T>(queue: &mut VecDeque<T>, item: T, limit: usize) -> u64 {
-    let full = queue.len() >= limit;
-    if full {
-        queue.pop_front();
-    }
+/// What had to go.
+fn push_bounded<T>(queue: &mut VecDeque<T>, item: T, limit: usize) -> Option<T> {
+    let oldest = if queue.len() >= limit { queue.pop_front() } else { None };
     queue.push_back(item);
-    u64::from(full)
+    oldest
 }
 
 impl Tap {
@@ -213,7 +273,7 @@ impl Tap {
         loop {
             let arrived = self.queue.arrived.notified();
             let batch = self.take(limit);
-            if batch.lost > 0 || !batch.flows.is_empty() {
+            if !batch.lost.is_empty() || !batch.flows.is_empty() {
                 return batch;
             }
             arrived.await;
@@ -238,6 +298,14 @@ impl Drop for Tap {
 }
 
 #[cfg(test)]
+impl Hub {
+    /// One flow that no event stands for.
+    pub(super) fn tell(&self, flow: Flow) {
+        self.publish(vec![(FlowEvent::default(), flow)]);
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use std::time::Duration;
 
@@ -252,6 +320,15 @@ mod tests {
         Flow { cookie: number, ..flow(&allowed()) }
     }
 
+    fn slow(batch: &Batch) -> u64 {
+        batch.lost.of(Cause::SlowReader)
+    }
+
+    fn memory(past: Past) -> Vec<Arc<Flow>> {
+        let Past::Memory(flows) = past else { panic!("{past:?}") };
+        flows
+    }
+
     fn numbers(flows: &[Arc<Flow>]) -> Vec<u64> {
         flows.iter().map(|flow| flow.cookie).collect()
     }
@@ -260,10 +337,10 @@ mod tests {
     async fn a_reader_gets_every_flow_in_order() {
         let hub = hub(4, 100, 1);
         let (past, tap) = hub.subscribe(Filter::default(), Replay::All).unwrap();
-        assert!(past.is_empty());
-        (0..100).for_each(|number| hub.publish(numbered(number)));
+        assert!(memory(past).is_empty());
+        (0..100).for_each(|number| hub.tell(numbered(number)));
         let batch = tap.next(1000).await;
-        assert_eq!((batch.lost, numbers(&batch.flows)), (0, (0..100).collect()));
+        assert_eq!((slow(&batch), numbers(&batch.flows)), (0, (0..100).collect()));
     }
 
     #[tokio::test]
@@ -272,13 +349,13 @@ mod tests {
         let (_, stalled) = hub.subscribe(Filter::default(), Replay::All).unwrap();
         let (_, quick) = hub.subscribe(Filter::default(), Replay::All).unwrap();
         for number in 0..25 {
-            hub.publish(numbered(number));
+            hub.tell(numbered(number));
             assert_eq!(numbers(&quick.next(1).await.flows), [number]);
         }
         let batch = stalled.next(3).await;
-        assert_eq!((batch.lost, numbers(&batch.flows)), (15, vec![15, 16, 17]));
+        assert_eq!((slow(&batch), numbers(&batch.flows)), (15, vec![15, 16, 17]));
         let batch = stalled.next(100).await;
-        assert_eq!((batch.lost, numbers(&batch.flows)), (0, (18..25).collect()));
+        assert_eq!((slow(&batch), numbers(&batch.flows)), (0, (18..25).collect()));
         assert_eq!(hub.report(), TapReport { readers: 2, published: 25, lost: 15 });
         drop(stalled);
         assert_eq!(hub.report(), TapReport { readers: 1, published: 25, lost: 15 });
@@ -300,7 +377,7 @@ mod tests {
                             last = Some(flow.cookie);
                         }
                         delivered += batch.flows.len() as u64;
-                        lost += batch.lost;
+                        lost += slow(&batch);
                         if pace > 0 {
                             tokio::time::sleep(Duration::from_micros(pace * 50)).await;
                         }
@@ -311,7 +388,7 @@ mod tests {
             })
             .collect();
         let publisher = Arc::clone(&hub);
-        tokio::task::spawn_blocking(move || (0..SENT).for_each(|number| publisher.publish(numbered(number))))
+        tokio::task::spawn_blocking(move || (0..SENT).for_each(|number| publisher.tell(numbered(number))))
             .await
             .unwrap();
         let mut lost = 0;
@@ -326,10 +403,10 @@ mod tests {
         let hub = hub(4, 2, 1);
         let denials = Filter { verdict: vec!["deny".parse().unwrap()], ..Filter::default() };
         let (_, tap) = hub.subscribe(denials, Replay::All).unwrap();
-        hub.publish(flow(&denied()));
-        (0..100).for_each(|number| hub.publish(numbered(number)));
+        hub.tell(flow(&denied()));
+        (0..100).for_each(|number| hub.tell(numbered(number)));
         let batch = tap.next(10).await;
-        assert_eq!((batch.lost, batch.flows.len()), (0, 1));
+        assert_eq!((slow(&batch), batch.flows.len()), (0, 1));
     }
 
     #[test]
@@ -341,10 +418,14 @@ mod tests {
             (Replay::Last(99), vec![3, 4, 5, 6, 7]),
         ] {
             let hub = hub(5, 10, 1);
-            (0..8).for_each(|number| hub.publish(numbered(number)));
+            (0..8).for_each(|number| hub.tell(numbered(number)));
             let (past, tap) = hub.subscribe(Filter::default(), replay).unwrap();
-            hub.publish(numbered(100));
-            assert_eq!((numbers(&past), numbers(&tap.take(10).flows)), (expected, vec![100]), "{replay:?}");
+            hub.tell(numbered(100));
+            assert_eq!(
+                (numbers(&memory(past)), numbers(&tap.take(10).flows)),
+                (expected, vec![100]),
+                "{replay:?}"
+            );
         }
     }
 
@@ -356,6 +437,63 @@ mod tests {
         assert_eq!(hub.subscribe(Filter::default(), Replay::All).unwrap_err(), TooManyTaps { limit: 2 });
         drop(first);
         assert!(hub.subscribe(Filter::default(), Replay::All).is_ok());
+    }
+
+    #[tokio::test]
+    async fn what_the_kernel_lost_is_told_to_every_reader_whatever_it_wants() {
+        let hub = hub(4, 2, 2);
+        let denials = Filter { verdict: vec!["deny".parse().unwrap()], ..Filter::default() };
+        for filter in [denials, Filter::default()] {
+            let (_, tap) = hub.subscribe(filter, Replay::All).unwrap();
+            hub.lose(Loss { count: 3, cause: Cause::FlowRing });
+            hub.lose(Loss { count: 4, cause: Cause::DenialRing });
+            hub.lose(Loss { count: 5, cause: Cause::FlowRing });
+            let batch = tap.next(10).await;
+            assert_eq!((batch.lost.of(Cause::FlowRing), batch.lost.of(Cause::DenialRing)), (8, 4));
+            assert!(batch.flows.is_empty());
+        }
+        assert_eq!(hub.losses().of(Cause::FlowRing), 16);
+        // Only what a reader itself was too slow for is its own loss.
+        assert_eq!(hub.report().lost, 0);
+    }
+
+    #[test]
+    fn the_archive_is_asked_only_for_what_memory_does_not_hold() {
+        #[derive(Debug)]
+        struct Elsewhere;
+        impl Archive for Elsewhere {
+            fn keep(&self, _batch: &[(FlowEvent, Arc<Flow>)]) {}
+            fn note(&self, _loss: Loss) {}
+            fn view(&self) -> Box<dyn View> {
+                Box::new(Self)
+            }
+        }
+        impl View for Elsewhere {
+            fn search(
+                self: Box<Self>,
+                _filter: &Filter,
+                _replay: Replay,
+                _each: &mut dyn FnMut(super::super::archive::Found) -> std::ops::ControlFlow<()>,
+            ) {
+            }
+        }
+        let limits = Limits { history: 4, queue: 4, taps: 1 };
+        let hub = Hub { archive: Some(Box::new(Elsewhere)), ..Hub::with_limits(limits) };
+        let at = |ms: u64| Flow { time: Time(Time::now().0 + ms), ..numbered(ms) };
+        let since = |ms: u64| Filter { since: Some(Time(Time::now().0 + ms)), ..Filter::default() };
+        (1..=6).for_each(|count| hub.tell(at(count * 100_000)));
+        for (filter, replay, archived) in [
+            (Filter::default(), Replay::Last(4), false),
+            (Filter::default(), Replay::Last(5), true),
+            (Filter::default(), Replay::All, true),
+            // The second was the last one to be forgotten.
+            (since(190_000), Replay::All, true),
+            (since(250_000), Replay::All, false),
+            (since(250_000), Replay::Last(50), false),
+        ] {
+            let past = hub.history(&filter, replay);
+            assert_eq!(matches!(past, Past::Archive(_)), archived, "{replay:?} {:?}", filter.since);
+        }
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! One request a connection, as one line of JSON; the answer is lines of JSON. The server answers taps from the [`Hub`]
 //! and passes everything else to the node as a [`Command`].
 
+mod archive;
 mod client;
 mod hub;
 mod reports;
@@ -10,12 +11,16 @@ mod rollout;
 mod server;
 mod sessions;
 mod socket;
+mod tap;
 mod wire;
 
 use tokio::sync::oneshot;
 
-pub use client::{Client, ClientError, Lines};
-pub use hub::{Batch, Hub, Replay, Tap, TapReport, TooManyTaps};
+use crate::report::Check;
+
+pub use archive::{Archive, Found, View};
+pub use client::{Client, ClientError, Lines, Next};
+pub use hub::{Batch, Hub, Past, Replay, Tap, TapReport, TooManyTaps};
 pub use reports::{
     EndpointReport, EndpointState, ExplainReport, IdentityReport, MapFill, ModeReport, PolicyFailure,
     PolicyReport, ProgramReport, StatusReport,
@@ -29,7 +34,7 @@ pub use sessions::{
     SessionFailure, SessionReport, SessionsReport,
 };
 pub use socket::SocketError;
-pub use wire::{Answer, Failure, FailureKind, ModeChange, Question, Request, TapRequest};
+pub use wire::{Answer, Failure, FailureKind, ModeChange, ProbeRequest, Question, Request, TapRequest};
 
 /// What the node is asked. It answers each, or drops the sender, which the asker is told as an internal failure.
 #[derive(Debug)]
@@ -72,4 +77,11 @@ pub enum Command {
     Policy(oneshot::Sender<PolicyReport>),
     /// The sessions with other nodes.
     Sessions(oneshot::Sender<SessionsReport>),
+    /// How the way to another node is.
+    Probe {
+        /// An address of it.
+        address: std::net::IpAddr,
+        /// One for each thing that was looked at.
+        reply: oneshot::Sender<Result<Vec<Check>, Failure>>,
+    },
 }

@@ -14,11 +14,10 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::{sleep, timeout};
 
-use super::hub::{Batch, Hub, Replay, Tap};
+use super::hub::Hub;
 use super::socket::{self, Held, SocketError};
-use super::wire::{Answer, Failure, FailureKind, REQUEST_LIMIT, Request, TapRequest, line};
-use super::{Command, hub::TAPS};
-use crate::flows::{json, json_lost};
+use super::wire::{Answer, Failure, FailureKind, ProbeRequest, REQUEST_LIMIT, Request, TapRequest, line};
+use super::{Command, hub::TAPS, tap};
 
 /// How long an asker may take to say what it wants.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -26,8 +25,6 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const ANSWER: Duration = Duration::from_secs(10);
 /// Connections at once: every tap, and as many short questions.
 const CONNECTIONS: usize = 2 * TAPS;
-/// Flows written at once.
-const BATCH: usize = 256;
 
 /// The open socket. Dropping it removes the socket.
 #[derive(Debug)]
@@ -108,6 +105,9 @@ impl Desk {
             Request::Identities => self.ask(&mut writer, Command::Identities).await,
             Request::Policy => self.ask(&mut writer, Command::Policy).await,
             Request::Sessions => self.ask(&mut writer, Command::Sessions).await,
+            Request::Probe(ProbeRequest { address }) => {
+                self.try_ask(&mut writer, |reply| Command::Probe { address, reply }).await
+            }
             Request::Mode(change) => self.try_ask(&mut writer, |reply| Command::Mode { change, reply }).await,
             Request::Explain(question) => {
                 self.try_ask(&mut writer, |reply| Command::Explain { question, reply }).await
@@ -118,7 +118,7 @@ impl Desk {
             Request::Rollout(scope) => {
                 self.try_ask(&mut writer, |reply| Command::Rollout { scope, reply }).await
             }
-            Request::Tap(request) => self.tap(request, reader, writer).await,
+            Request::Tap(request) => self.tap(*request, reader, writer).await,
         }
     }
 
@@ -165,20 +165,13 @@ impl Desk {
         mut reader: BufReader<OwnedReadHalf>,
         mut writer: OwnedWriteHalf,
     ) -> io::Result<()> {
-        let TapRequest { filter, last, follow } = request;
-        let replay = last.map_or(Replay::All, Replay::Last);
-        if !follow {
-            let flows = self.hub.history(&filter, replay);
-            return write_past(&mut writer, &flows).await;
-        }
-        let (past, tap) = match self.hub.subscribe(filter, replay) {
-            Ok(subscribed) => subscribed,
-            Err(error) => {
-                return refuse(&mut writer, Failure::new(FailureKind::Busy, error.to_string())).await;
-            }
-        };
         tokio::select! {
-            written = follow_tap(&mut writer, past, tap) => written,
+            written = tap::serve(&self.hub, request, &mut writer) => match written? {
+                Ok(()) => Ok(()),
+                Err(error) => {
+                    refuse(&mut writer, Failure::new(FailureKind::Busy, error.to_string())).await
+                }
+            },
             // A reader that goes away while nothing happens is noticed by its end of file.
             _ended = reader.read_u8() => Ok(()),
         }
@@ -206,39 +199,6 @@ async fn read_request(reader: &mut BufReader<OwnedReadHalf>, patience: Duration)
     }
     serde_json::from_slice(&text)
         .map_err(|error| invalid(format!("not a request: {}", crate::escape::escape(&error.to_string()))))
-}
-
-async fn write_past(writer: &mut OwnedWriteHalf, flows: &[Arc<crate::flows::Flow>]) -> io::Result<()> {
-    let mut out = Vec::new();
-    for some in flows.chunks(BATCH) {
-        out.clear();
-        for flow in some {
-            json(flow, &mut out);
-        }
-        writer.write_all(&out).await?;
-    }
-    Ok(())
-}
-
-async fn follow_tap(
-    writer: &mut OwnedWriteHalf,
-    past: Vec<Arc<crate::flows::Flow>>,
-    tap: Tap,
-) -> io::Result<()> {
-    write_past(writer, &past).await?;
-    drop(past);
-    let mut out = Vec::new();
-    loop {
-        let Batch { lost, flows } = tap.next(BATCH).await;
-        out.clear();
-        if lost > 0 {
-            json_lost(lost, &mut out);
-        }
-        for flow in flows {
-            json(&flow, &mut out);
-        }
-        writer.write_all(&out).await?;
-    }
 }
 
 async fn refuse(writer: &mut OwnedWriteHalf, failure: Failure) -> io::Result<()> {

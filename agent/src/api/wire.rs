@@ -35,8 +35,10 @@ pub enum Request {
     Policy,
     /// Answered with a [`super::SessionsReport`].
     Sessions,
+    /// Answered with the checks of the way to another node.
+    Probe(ProbeRequest),
     /// Answered with flows, one a line, until either side closes.
-    Tap(TapRequest),
+    Tap(Box<TapRequest>),
 }
 
 /// What to do with modes. The node's emergency ceiling is the loosest mode, which holds for every workload.
@@ -78,6 +80,14 @@ pub struct Question {
     pub to: String,
     /// The acceptor's port, as in a rule: `8080/tcp`.
     pub port: String,
+}
+
+/// Which way to try.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ProbeRequest {
+    /// An address of the other node.
+    pub address: std::net::IpAddr,
 }
 
 /// Which flows, and from when.
@@ -169,7 +179,7 @@ mod tests {
             Request::Rollout(Scope { namespace: Some("shop".into()), workload: None }),
             Request::ExplainFlow { cookie: 77 },
             Request::Explain(question),
-            Request::Tap(tap),
+            Request::Tap(Box::new(tap)),
         ];
         let lines: Vec<String> =
             requests.iter().map(|request| serde_json::to_string(request).unwrap()).collect();

@@ -1,26 +1,44 @@
 //! `waxseal doctor`: can this host enforce, and what to do when not.
 
 use std::fmt::Write as _;
+use std::net::IpAddr;
 
 use anstyle::{AnsiColor, Style};
+use clap::Args;
 use serde_json::json;
 
 use super::exit::Exit;
 use super::output::{Format, write, write_json};
-use super::{Common, connect};
-use crate::api::ClientError;
+use super::{Common, Output, connect};
+use crate::api::{ClientError, ProbeRequest, Request};
 use crate::config::Config;
 use crate::report::{Check, Status, worst};
 
-pub(super) fn run(common: &Common, output: Format) -> anyhow::Result<Exit> {
+#[derive(Debug, Args)]
+pub(super) struct Arguments {
+    /// Try the way to the node with this address instead: its agent, its certificate, its clock, and sealed packets
+    #[arg(long, value_name = "ADDRESS")]
+    peer: Option<IpAddr>,
+    #[command(flatten)]
+    output: Output,
+}
+
+pub(super) fn run(common: &Common, arguments: &Arguments) -> anyhow::Result<Exit> {
     let config = common.configuration()?;
-    let checks = checks(&config);
+    let checks = match arguments.peer {
+        Some(address) => common.connect()?.ask(&Request::Probe(ProbeRequest { address }))?,
+        None => checks(&config),
+    };
     let status = worst(&checks);
-    match output {
+    match arguments.output.output {
         Format::Json => write_json(&json!({ "status": status, "checks": checks }))?,
-        Format::Table => write(&render(&checks))?,
+        Format::Table => write(&render(&checks, arguments.peer.is_some()))?,
     }
-    Ok(if status == Status::Fail { Exit::Unsupported } else { Exit::Done })
+    Ok(match (status, arguments.peer) {
+        (Status::Fail, Some(_)) => Exit::Failed,
+        (Status::Fail, None) => Exit::Unsupported,
+        _ => Exit::Done,
+    })
 }
 
 fn checks(config: &Config) -> Vec<Check> {
@@ -42,7 +60,7 @@ fn agent(config: &Config) -> Check {
 }
 
 /// One line a check, its cure below it, and the sum at the end.
-fn render(checks: &[Check]) -> String {
+fn render(checks: &[Check], peer: bool) -> String {
     let width = checks.iter().map(|check| check.name.chars().count()).max().unwrap_or(0);
     let mut out = String::new();
     for Check { name, status, detail, cure } in checks {
@@ -53,6 +71,11 @@ fn render(checks: &[Check]) -> String {
         }
     }
     let sum = match worst(checks) {
+        Status::Ok if peer => "workloads of the two nodes can prove themselves to each other",
+        Status::Warn if peer => "workloads of the two nodes can prove themselves, with the limits above",
+        Status::Fail if peer => {
+            "workloads of the two nodes cannot prove themselves until the failures above are cured"
+        }
         Status::Ok => "this host can enforce",
         Status::Warn => "this host can enforce, with the limits above",
         Status::Fail => "this host cannot enforce until the failures above are cured",
@@ -94,6 +117,6 @@ mod tests {
 
             this host cannot enforce until the failures above are cured
         "]]
-        .assert_eq(&anstream::adapter::strip_str(&render(&checks)).to_string());
+        .assert_eq(&anstream::adapter::strip_str(&render(&checks, false)).to_string());
     }
 }

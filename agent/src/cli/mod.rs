@@ -65,7 +65,7 @@ enum Command {
     /// Show how the agent is
     Status(Output),
     /// Check whether this host can enforce, and say what to do when not
-    Doctor(Output),
+    Doctor(doctor::Arguments),
     /// The running instances of workloads
     #[command(subcommand)]
     Endpoint(list::Endpoints),
@@ -134,9 +134,9 @@ fn dispatch(cli: Cli) -> anyhow::Result<Exit> {
     let Cli { common, command } = cli;
     match command {
         Command::Agent(arguments) => agent::run(&common, &arguments),
-        Command::Tap(arguments) => tap::run(&common, *arguments),
+        Command::Tap(arguments) => tap::run(&common, &arguments),
         Command::Status(Output { output }) => status::run(&common, output),
-        Command::Doctor(Output { output }) => doctor::run(&common, output),
+        Command::Doctor(arguments) => doctor::run(&common, &arguments),
         Command::Endpoint(command) => list::endpoints(&common, &command),
         Command::Identity(command) => list::identities(&common, &command),
         Command::Session(command) => session::run(&common, &command),

@@ -125,16 +125,16 @@ mod tests {
     use super::*;
     use expect_test::expect;
 
-    fn who(name: &str) -> Option<SessionEnd> {
-        Some(SessionEnd { name: name.into(), spiffe_id: format!("spiffe://d/{name}"), identity: 256 })
+    fn who(name: &str) -> SessionEnd {
+        SessionEnd { name: name.into(), spiffe_id: format!("spiffe://d/{name}"), identity: 256 }
     }
 
     #[test]
     fn sessions_failures_and_links_stand_in_a_table_each() {
         let session = SessionReport {
             direction: SessionDirection::Outbound,
-            source: who("shop/web"),
-            destination: who("shop/db"),
+            source: Some(who("shop/web")),
+            destination: Some(who("shop/db")),
             peer: "beta".into(),
             target: Some("10.0.0.2:5432/tcp".into()),
             spi: 0x1f,
@@ -154,7 +154,7 @@ mod tests {
             ..session.clone()
         };
         let failure = SessionFailure {
-            source: who("shop/web"),
+            source: Some(who("shop/web")),
             target: "10.0.0.9:80/tcp".into(),
             failure: "no-agent".into(),
             detail: "no agent answers at 10.0.0.9:7461".into(),

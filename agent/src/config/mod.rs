@@ -31,7 +31,7 @@ pub const CA_PORT: u16 = 7463;
 
 /// The keys, in the order in which they are shown, and what each means. The same words everywhere: `trust_domain` in the
 /// file and with `--set`, `WAXSEAL_TRUST_DOMAIN` in the environment.
-pub const KEYS: [(&str, &str); 22] = [
+pub const KEYS: [(&str, &str); 26] = [
     ("instance", "name of this agent among several on one kernel: [a-z0-9-], at most 32"),
     ("cgroup_root", "cgroup v2 directory to attach to; the whole hierarchy unless given"),
     ("policies", "directory of the policy documents"),
@@ -56,6 +56,10 @@ pub const KEYS: [(&str, &str); 22] = [
     ("connections", "capacity of the connection tables"),
     ("flow_ring", "bytes of the ring of flow events, a power of two"),
     ("denial_ring", "bytes of the ring of denials, a power of two"),
+    ("history", "bytes that the flows of the past may take below `state`; off for none"),
+    ("history_age", "how long the flows of the past are kept, at most 8760h"),
+    ("metrics", "address and port for Prometheus, /healthz and /readyz; off for none"),
+    ("metrics_pairs", "how many pairs of workloads get metrics of their own, at most 1000; 0 for none"),
     ("log", "log filter: error, warn, info, debug, trace, or target=level pairs"),
 ];
 
@@ -140,6 +144,14 @@ pub struct Config {
     pub flow_ring: u32,
     /// Bytes of the ring of denials; a power of two.
     pub denial_ring: u32,
+    /// Bytes that the flows of the past may take; none are kept when absent.
+    pub history: Option<u64>,
+    /// How long the flows of the past are kept.
+    pub history_age: Duration,
+    /// Where metrics are served; nowhere when absent.
+    pub metrics: Option<SocketAddr>,
+    /// How many pairs of workloads get metrics of their own.
+    pub metrics_pairs: usize,
     /// The log filter.
     pub log: String,
 }
@@ -269,6 +281,10 @@ pub fn resolve(inputs: &Inputs<'_>) -> Result<Resolved, Error> {
         connections: layers.value("connections", "262144", values::connections)?,
         flow_ring: layers.value("flow_ring", "1MiB", values::ring)?,
         denial_ring: layers.value("denial_ring", "512KiB", values::ring)?,
+        history: layers.value("history", "256MiB", values::history)?,
+        history_age: layers.value("history_age", "168h", values::history_age)?,
+        metrics: layers.value("metrics", "127.0.0.1:7462", values::listen)?,
+        metrics_pairs: layers.value("metrics_pairs", "0", values::pairs)?,
         log: layers.value("log", "info", values::text)?,
         instance,
     };
@@ -300,6 +316,10 @@ fn entries(config: &Config, layers: &layers::Layers) -> Vec<Entry> {
         connections,
         flow_ring,
         denial_ring,
+        history,
+        history_age,
+        metrics,
+        metrics_pairs,
         log,
     } = config;
     let agent = |range: &Cidr| agents.iter().find(|(mapped, _)| mapped == range).map(|(_, agent)| agent);
@@ -331,6 +351,10 @@ fn entries(config: &Config, layers: &layers::Layers) -> Vec<Entry> {
         connections.to_string(),
         flow_ring.to_string(),
         denial_ring.to_string(),
+        history.map_or_else(off, |bytes| bytes.to_string()),
+        format!("{}h", history_age.as_secs() / 3600),
+        metrics.map_or_else(off, |address| address.to_string()),
+        metrics_pairs.to_string(),
         log.clone(),
     ];
     KEYS.into_iter()
@@ -341,6 +365,10 @@ fn entries(config: &Config, layers: &layers::Layers) -> Vec<Entry> {
             source: layers.source(key),
         })
         .collect()
+}
+
+fn off() -> String {
+    "off".to_owned()
 }
 
 fn key_names() -> String {

@@ -53,6 +53,10 @@ fn without_a_word_from_anybody_the_defaults_hold() {
         connections=262144
         flow_ring=1048576
         denial_ring=524288
+        history=268435456
+        history_age=168h
+        metrics=127.0.0.1:7462
+        metrics_pairs=0
         log=info
     "]]
     .assert_eq(&(shown.join("\n") + "\n"));

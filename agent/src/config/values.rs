@@ -41,6 +41,9 @@ pub enum Problem {
         /// The most there may be.
         limit: Duration,
     },
+    /// Not a size, too small or too large.
+    #[error("`{}` is no size from 4MiB to 1024GiB, and not off", escape(.0))]
+    Size(String),
     /// Not a number of the range.
     #[error("`{}` is no number from {low} to {high}", escape(value))]
     Number {
@@ -190,10 +193,10 @@ fn between(value: &str, least: Duration, most: Duration) -> Result<Duration, Pro
     }
 }
 
-/// None is to open nothing.
+/// None is to open nothing. YAML reads a bare `off` as false.
 pub(super) fn listen(value: &str) -> Result<Option<SocketAddr>, Problem> {
     match value {
-        "off" => Ok(None),
+        value if is_off(value) => Ok(None),
         address => address.parse().map(Some).map_err(|_unreadable| Problem::Listen(value.to_owned())),
     }
 }
@@ -240,12 +243,44 @@ pub(super) fn ring(value: &str) -> Result<u32, Problem> {
         .ok_or_else(|| Problem::Ring(value.to_owned()))
 }
 
+/// YAML reads a plain `off` as `false`.
+fn is_off(value: &str) -> bool {
+    matches!(value, "off" | "false")
+}
+
+/// Less could not hold two segments.
+const LEAST_HISTORY: u64 = 4 << 20;
+
+pub(super) fn history(value: &str) -> Result<Option<u64>, Problem> {
+    if is_off(value) || value == "0" {
+        return Ok(None);
+    }
+    let fits = bytes(value).filter(|bytes| (LEAST_HISTORY..=1 << 40).contains(bytes));
+    fits.map(Some).ok_or_else(|| Problem::Size(value.to_owned()))
+}
+
+pub(super) fn history_age(value: &str) -> Result<Duration, Problem> {
+    let limit = Duration::from_hours(8760);
+    let age = duration(value).ok_or_else(|| Problem::Duration(value.to_owned()))?;
+    if age > limit {
+        Err(Problem::TooLong { value: age, limit })
+    } else {
+        Ok(age.max(Duration::from_hours(1)))
+    }
+}
+
+pub(super) fn pairs(value: &str) -> Result<usize, Problem> {
+    let number = value.parse().ok().filter(|number| *number <= 1000);
+    number.ok_or_else(|| Problem::Number { value: value.to_owned(), low: 0, high: 1000 })
+}
+
 fn bytes(value: &str) -> Option<u64> {
     let (number, unit) = split(value)?;
     let shift = match unit {
         "" => 0,
         "KiB" => 10,
         "MiB" => 20,
+        "GiB" => 30,
         _ => return None,
     };
     number.checked_mul(1 << shift)

@@ -194,6 +194,8 @@ pub fn offsets() -> Result<Vec<(&'static str, u64)>, Error> {
     let parent = types.field("kernfs_node", "parent").or_else(|_| types.field("kernfs_node", "__parent"))?;
     Ok(vec![
         ("SOCK_CGROUP", types.field("sock", "sk_cgrp_data.cgroup")?.bytes()),
+        ("SOCK_ERROR", types.field("sock", "sk_err")?.bytes()),
+        ("SOCK_FLAGS", types.field("sock", "__sk_common.skc_flags")?.bytes()),
         ("SOCK_NET", types.field("sock", "__sk_common.skc_net.net")?.bytes()),
         ("SOCK_REUSEPORT", reuseport.bytes()),
         ("SOCK_REUSEPORT_MASK", reuseport.mask()),

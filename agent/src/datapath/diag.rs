@@ -309,7 +309,8 @@ mod tests {
         let port = |socket: &OwnedFd| {
             let name = nix::sys::socket::getsockname::<nix::sys::socket::SockaddrStorage>(socket.as_raw_fd());
             let name = name.unwrap();
-            name.as_sockaddr_in().map_or_else(|| name.as_sockaddr_in6().unwrap().port(), |v4| v4.port())
+            name.as_sockaddr_in()
+                .map_or_else(|| name.as_sockaddr_in6().unwrap().port(), nix::sys::socket::SockaddrIn::port)
         };
         let found = |protocol, address: &str, port| {
             let address = address.parse::<IpAddr>().unwrap();

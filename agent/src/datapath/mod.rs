@@ -17,6 +17,7 @@ pub mod probe;
 mod refusal;
 mod refuse;
 mod sessions;
+mod trial;
 mod upkeep;
 
 use std::path::PathBuf;
@@ -29,6 +30,7 @@ pub use kernel::{CAPACITY, Fill, Kernel, NamePattern, monotonic};
 pub use load::{Channels, Polling};
 pub use refuse::Refuser;
 pub use sessions::{InUse, Refused, Sessions};
+pub use trial::send_sealed_syn;
 
 use crate::config::Config;
 

@@ -50,7 +50,7 @@ fn reset(tuple: &Tuple, acknowledgement: u32) -> [u8; 20] {
 }
 
 /// An IP header for so many bytes of payload. The kernel fills in IPv4's checksum.
-fn ip(tuple: &Tuple, protocol: u8, payload: u16) -> Vec<u8> {
+pub(super) fn ip(tuple: &Tuple, protocol: u8, payload: u16) -> Vec<u8> {
     let length = payload.to_be_bytes();
     if tuple.source.is_v4() {
         let total = (payload + 20).to_be_bytes();
@@ -62,18 +62,18 @@ fn ip(tuple: &Tuple, protocol: u8, payload: u16) -> Vec<u8> {
 }
 
 /// The sum over the pseudo header of TCP and ICMPv6 (RFC 9293, section 3.1; RFC 8200, section 8.1).
-fn pseudo(tuple: &Tuple, protocol: u8, length: usize) -> u32 {
+pub(super) fn pseudo(tuple: &Tuple, protocol: u8, length: usize) -> u32 {
     // The upper twelve bytes of a mapped IPv4 address are not on the wire.
     let skip = if tuple.destination.is_v4() { 12 } else { 0 };
     sum(&tuple.source.0[skip..]) + sum(&tuple.destination.0[skip..]) + u32::from(protocol) + length as u32
 }
 
 /// The sum of sixteen-bit words; the bytes are even in number.
-fn sum(bytes: &[u8]) -> u32 {
+pub(super) fn sum(bytes: &[u8]) -> u32 {
     bytes.chunks_exact(2).map(|word| u32::from(u16::from_be_bytes([word[0], word[1]]))).sum()
 }
 
-fn fold(mut sum: u32) -> u16 {
+pub(super) fn fold(mut sum: u32) -> u16 {
     while sum > 0xffff {
         sum = (sum & 0xffff) + (sum >> 16);
     }

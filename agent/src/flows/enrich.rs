@@ -11,7 +11,7 @@ use waxseal_common::state::{self, Tuple};
 use waxseal_common::verdict::{Direction, Reason, Verdict};
 use waxseal_common::wire::Failure;
 
-use super::{Carried, Cgroup, Clock, End, Flow, Identity, Process, Protocol, Rule, Session, VERSION};
+use super::{Carried, Cgroup, Clock, End, Ended, Flow, Identity, Process, Protocol, Rule, Session, VERSION};
 use crate::escape::{escape, escape_comm};
 use crate::workload::{IdentityInfo, Labels};
 
@@ -116,6 +116,14 @@ pub fn enrich(event: &FlowEvent, names: &dyn Names) -> Result<Flow, Garbled> {
         seal,
         failure,
         session,
+        packets_sent,
+        packets_received,
+        retransmits,
+        rtt,
+        error,
+        last_state,
+        pad: _,
+        tail: _,
     } = *event;
     let Tuple {
         source: source_address,
@@ -125,13 +133,24 @@ pub fn enrich(event: &FlowEvent, names: &dyn Names) -> Result<Flow, Garbled> {
         netns: _,
     } = tuple;
     let kind = Kind::from_byte(kind).ok_or(Garbled { field: "kind", value: kind })?;
-    let carried = Carried { bytes_sent, bytes_received, duration_ns: duration };
+    let direction = direction_of(direction)?;
+    let carried = (kind == Kind::Closed).then(|| {
+        Box::new(Carried {
+            bytes_sent,
+            bytes_received,
+            duration_ns: duration,
+            packets_sent,
+            packets_received,
+            retransmits,
+            rtt_us: (rtt != 0).then_some(rtt),
+        })
+    });
     Ok(Flow {
         v: VERSION,
         time: names.clock().wall(at),
         kind,
         verdict: Verdict::from_byte(verdict),
-        direction: direction_of(direction)?,
+        direction,
         reason: Reason::from_byte(reason).ok_or(Garbled { field: "reason", value: reason })?,
         rule: if rule == RuleId::NONE { None } else { names.rule(rule) },
         source: End {
@@ -155,7 +174,9 @@ pub fn enrich(event: &FlowEvent, names: &dyn Names) -> Result<Flow, Garbled> {
         seal: SealState::from_byte(seal).ok_or(Garbled { field: "seal", value: seal })?,
         session: (session != 0).then(|| known_session(event, names)),
         failure: why_no_session(failure)?,
-        carried: (kind == Kind::Closed).then_some(carried),
+        // Only the opener's side is judged outward.
+        ended: Ended::of(kind, direction == Direction::Egress, error, last_state),
+        carried,
         revision: revision.0,
         node: names.node(),
         instance: names.instance(),

@@ -2,21 +2,22 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Flow, VERSION};
+use super::{Flow, Loss, VERSION};
 
 /// What a line of a tap says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Line {
     /// A flow.
     Flow(Box<Flow>),
-    /// So many flows were dropped because this reader was slow.
-    Lost(u64),
+    /// Flows are missing here.
+    Lost(Loss),
 }
 
 #[derive(Serialize, Deserialize)]
 struct Lost {
     v: u32,
-    lost: u64,
+    #[serde(flatten)]
+    loss: Loss,
 }
 
 /// Appends a flow as one line, newline included.
@@ -24,9 +25,9 @@ pub fn json(flow: &Flow, out: &mut Vec<u8>) {
     append(flow, out);
 }
 
-/// Appends the notice that `count` flows were dropped.
-pub(crate) fn json_lost(count: u64, out: &mut Vec<u8>) {
-    append(&Lost { v: VERSION, lost: count }, out);
+/// Appends the notice that flows are missing.
+pub fn json_lost(loss: Loss, out: &mut Vec<u8>) {
+    append(&Lost { v: VERSION, loss }, out);
 }
 
 fn append(value: &impl Serialize, out: &mut Vec<u8>) {
@@ -42,15 +43,19 @@ fn append(value: &impl Serialize, out: &mut Vec<u8>) {
 
 /// Reads a line that [`json`] or the server wrote.
 pub fn read(line: &str) -> Result<Line, serde_json::Error> {
-    if let Ok(Lost { lost, .. }) = serde_json::from_str(line) {
-        return Ok(Line::Lost(lost));
+    // Short enough to be one; a flow is not parsed twice.
+    if line.len() < 128
+        && let Ok(Lost { loss, .. }) = serde_json::from_str(line)
+    {
+        return Ok(Line::Lost(loss));
     }
     serde_json::from_str(line).map(|flow| Line::Flow(Box::new(flow)))
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::samples::{allowed, closed, denied, flow};
+    use super::super::Cause;
+    use super::super::samples::{allowed, closed, denied, flow, refused};
     use super::*;
     use expect_test::expect;
 
@@ -67,21 +72,22 @@ mod tests {
         "#]]
         .assert_eq(&text(&flow(&denied())));
         expect![[r##"
-            {"v":1,"time":"2026-05-04T12:05:31.882Z","kind":"closed","verdict":"allow","direction":"egress","reason":"allow-rule","rule":{"policy":"payments/from-checkout","rule":"#2","origin":"/etc/waxseal/policies/pay.yaml:20:7"},"source":{"identity":256,"name":"shop/checkout","spiffe_id":"spiffe://cluster.local/ns/shop/sa/checkout","labels":{"app":"checkout"},"address":"10.0.0.1","port":43210},"destination":{"identity":257,"name":"payments/api","spiffe_id":"spiffe://cluster.local/ns/payments/sa/api","labels":{"app":"api"},"address":"10.0.0.2","port":8080},"protocol":"tcp","port":8080,"process":{"pid":4121,"comm":"curl"},"cgroup":{"id":40,"path":"/system.slice/checkout.service"},"netns":4026531840,"cookie":77,"hook":"connect4","sealed":true,"seal":"local","bytes_sent":1234,"bytes_received":5678901,"duration_ns":60000000000,"revision":3,"node":"alpha","instance":"default"}
+            {"v":1,"time":"2026-05-04T12:05:31.882Z","kind":"closed","verdict":"allow","direction":"egress","reason":"allow-rule","rule":{"policy":"payments/from-checkout","rule":"#2","origin":"/etc/waxseal/policies/pay.yaml:20:7"},"source":{"identity":256,"name":"shop/checkout","spiffe_id":"spiffe://cluster.local/ns/shop/sa/checkout","labels":{"app":"checkout"},"address":"10.0.0.1","port":43210},"destination":{"identity":257,"name":"payments/api","spiffe_id":"spiffe://cluster.local/ns/payments/sa/api","labels":{"app":"api"},"address":"10.0.0.2","port":8080},"protocol":"tcp","port":8080,"process":{"pid":4121,"comm":"curl"},"cgroup":{"id":40,"path":"/system.slice/checkout.service"},"netns":4026531840,"cookie":77,"hook":"connect4","sealed":true,"seal":"local","ended":"opener-closed","bytes_sent":1234,"bytes_received":5678901,"duration_ns":60000000000,"packets_sent":40,"packets_received":4021,"retransmits":3,"rtt_us":1250,"revision":3,"node":"alpha","instance":"default"}
         "##]]
         .assert_eq(&text(&flow(&closed())));
     }
 
     #[test]
     fn what_is_written_is_read_back() {
-        for event in [denied(), allowed(), closed()] {
+        for event in [denied(), allowed(), closed(), refused()] {
             let flow = flow(&event);
             assert_eq!(read(text(&flow).trim_end()).unwrap(), Line::Flow(Box::new(flow)));
         }
         let mut out = Vec::new();
-        json_lost(12, &mut out);
-        assert_eq!(out, b"{\"v\":1,\"lost\":12}\n");
-        assert_eq!(read("{\"v\":1,\"lost\":12}").unwrap(), Line::Lost(12));
+        let loss = Loss { count: 12, cause: Cause::FlowRing };
+        json_lost(loss, &mut out);
+        assert_eq!(out, b"{\"v\":1,\"lost\":12,\"cause\":\"flow-ring\"}\n");
+        assert_eq!(read("{\"v\":1,\"lost\":12,\"cause\":\"flow-ring\"}").unwrap(), Line::Lost(loss));
         assert!(read("{\"v\":1}").is_err());
     }
 

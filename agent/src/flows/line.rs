@@ -1,39 +1,60 @@
 //! One line in fixed columns, for people. Readable without colour.
 
 use std::fmt::Write as _;
-use std::net::IpAddr;
 
 use anstyle::{AnsiColor, Style};
 use waxseal_common::flow::SealState;
 use waxseal_common::verdict::Direction;
 
+use super::look::{address, column, who};
 use super::words::Word as _;
-use super::{End, Flow, Identity, Protocol, Session, Shown};
+use super::{Carried, Ended, Flow, Look, Session, Shown, Time};
+
+const REST: &str = "VERDICT  DIR  SOURCE                     DESTINATION              ADDRESS                   PROCESS               WHY";
 
 /// Names the columns of [`line()`]. Times are UTC.
-pub const HEADER: &str = "TIME          VERDICT  DIR  SOURCE                     DESTINATION              ADDRESS                   PROCESS               WHY";
+pub fn header(look: Look) -> String {
+    let mut out = String::new();
+    time_column(&mut out, "TIME", look);
+    out + REST
+}
 
-/// A flow as one line without the newline. Columns that overflow push the rest to the right; nothing is cut.
-pub fn line(flow: &Flow, colour: bool) -> String {
+/// A flow as one line without the newline. Columns that overflow push the rest to the right; nothing is cut. `now` is the
+/// time of writing.
+pub fn line(flow: &Flow, look: Look, now: Time) -> String {
     let mut out = String::with_capacity(180);
-    let shown = flow.shown();
-    let _infallible = write!(out, "{}  ", flow.time.clock());
-    column(&mut out, shown.word(), 7, if colour { style(shown) } else { Style::new() });
-    column(&mut out, if flow.direction == Direction::Egress { "out" } else { "in" }, 3, Style::new());
-    column(&mut out, &who(&flow.source.identity), 23, Style::new());
+    time_column(&mut out, &look.stamp.write(flow.time, now), look);
+    verdict_column(&mut out, flow, look);
+    column(&mut out, &who(&flow.source.identity, look.names), 23, Style::new());
     out.push_str("→ ");
-    column(&mut out, &who(&flow.destination.identity), 23, Style::new());
+    column(&mut out, &who(&flow.destination.identity, look.names), 23, Style::new());
     column(&mut out, &address(&flow.destination, flow.port, flow.protocol), 24, Style::new());
-    let process = flow.process.as_ref().map_or_else(|| "-".to_owned(), |p| format!("{}[{}]", p.comm, p.pid));
-    column(&mut out, &process, 20, Style::new());
-    out.push_str(&why(flow));
+    column(&mut out, &process(flow, look), 20, Style::new());
+    out.push_str(&why(flow, look));
     out.push_str(&proof(flow));
     out
 }
 
-/// The notice that a reader was too slow.
-pub fn lost(count: u64) -> String {
-    format!("… {count} event{} lost (slow reader)", if count == 1 { "" } else { "s" })
+pub(super) fn time_column(out: &mut String, text: &str, look: Look) {
+    if look.stamp.width() > 0 {
+        column(out, text, look.stamp.width(), Style::new());
+    }
+}
+
+/// The verdict and the side that decided.
+pub(super) fn verdict_column(out: &mut String, flow: &Flow, look: Look) {
+    let shown = flow.shown();
+    column(out, shown.word(), 7, if look.colour { style(shown) } else { Style::new() });
+    column(out, if flow.direction == Direction::Egress { "out" } else { "in" }, 3, Style::new());
+}
+
+/// `curl[4121]`; the number alone without names.
+pub(super) fn process(flow: &Flow, look: Look) -> String {
+    match &flow.process {
+        None => "-".to_owned(),
+        Some(process) if look.names => format!("{}[{}]", process.comm, process.pid),
+        Some(process) => process.pid.to_string(),
+    }
 }
 
 fn style(shown: Shown) -> Style {
@@ -41,55 +62,43 @@ fn style(shown: Shown) -> Style {
         Shown::Allow => AnsiColor::Green.on_default(),
         Shown::Would | Shown::Audit => AnsiColor::Yellow.on_default(),
         Shown::Deny => AnsiColor::Red.on_default().bold(),
+        Shown::Fail => AnsiColor::Magenta.on_default(),
         Shown::Close => Style::new().dimmed(),
     }
 }
 
-/// The text, filled up with spaces, and two more. The spaces carry no style.
-fn column(out: &mut String, text: &str, width: usize, style: Style) {
-    let fill = width.saturating_sub(text.chars().count()) + 2;
-    let _infallible = write!(out, "{style}{text}{style:#}{:fill$}", "");
-}
-
-/// `shop/checkout(256)`, and reserved identities by their word alone.
-fn who(identity: &Identity) -> String {
-    if identity.spiffe_id.is_none() && identity.name != "?" {
-        return identity.name.clone();
-    }
-    format!("{}({})", identity.name, identity.id)
-}
-
-/// `10.0.0.2:8080/tcp`, and `10.0.0.2:80→8080/tcp` where the listener's own port is another than the dialled one.
-fn address(end: &End, port: u16, protocol: Protocol) -> String {
-    let ip = match end.address {
-        IpAddr::V4(v4) => v4.to_string(),
-        IpAddr::V6(v6) => format!("[{v6}]"),
-    };
-    if port == 0 && end.port == 0 {
-        return format!("{ip}/{protocol}");
-    }
-    if port == end.port {
-        return format!("{ip}:{port}/{protocol}");
-    }
-    format!("{ip}:{}→{port}/{protocol}", end.port)
-}
-
-/// What was carried, for a close; else the reason and the rule, with its place when it stands in somebody's way.
-fn why(flow: &Flow) -> String {
+/// What was carried, for a close; how it failed; else the reason and the rule, with its place when it stands in somebody's
+/// way.
+pub(super) fn why(flow: &Flow, look: Look) -> String {
     if let Some(carried) = &flow.carried {
-        let seconds = carried.duration_ns / 1_000_000_000;
-        let ms = carried.duration_ns / 1_000_000 % 1000;
-        let (sent, received) = (bytes(carried.bytes_sent), bytes(carried.bytes_received));
-        return format!("sent {sent}, received {received}, {seconds}.{ms:03} s");
+        return carried_in_short(carried, flow.ended);
+    }
+    if let Some(ended) = flow.ended {
+        return ended.word().to_owned();
     }
     let mut out = flow.reason.as_str().to_owned();
-    if let Some(rule) = &flow.rule {
+    if let Some(rule) = flow.rule.as_ref().filter(|_| look.names) {
         let _infallible = write!(out, " {}", rule.title());
         if flow.shown() != Shown::Allow {
             let _infallible = write!(out, " ({})", rule.origin);
         }
     }
     out
+}
+
+/// An end that is out of the ordinary is named.
+fn carried_in_short(carried: &Carried, ended: Option<Ended>) -> String {
+    let duration = seconds(carried.duration_ns);
+    let (sent, received) = (bytes(carried.bytes_sent), bytes(carried.bytes_received));
+    let ordinary = [Ended::OpenerClosed, Ended::AcceptorClosed, Ended::BothClosed];
+    let ended = ended.filter(|ended| !ordinary.contains(ended));
+    let ended = ended.map_or_else(String::new, |ended| format!(", {}", ended.word()));
+    format!("sent {sent}, received {received}, {duration} s{ended}")
+}
+
+/// `60.000`.
+pub(super) fn seconds(ns: u64) -> String {
+    format!("{}.{:03}", ns / 1_000_000_000, ns / 1_000_000 % 1000)
 }
 
 /// How the opener has proven itself between nodes, or why not. Within the node nothing need be said.
@@ -119,14 +128,20 @@ pub fn bytes(count: u64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::samples::{allowed, closed, denied, flow};
+    use super::super::Stamp;
+    use super::super::samples::{allowed, closed, denied, flow, refused};
     use super::*;
     use expect_test::expect;
+    use std::net::IpAddr;
     use waxseal_common::address::Address;
     use waxseal_common::flow::FlowEvent;
     use waxseal_common::ids::{IdentityId, RuleId};
     use waxseal_common::state::{Process, Tuple};
     use waxseal_common::verdict::{Reason, Verdict};
+
+    fn plain(event: &FlowEvent) -> String {
+        line(&flow(event), Look::default(), Time(0))
+    }
 
     #[test]
     fn lines_stand_in_columns_below_their_header() {
@@ -135,6 +150,8 @@ mod tests {
             allowed(),
             denied(),
             closed(),
+            FlowEvent { error: 104, ..closed() },
+            refused(),
             FlowEvent {
                 verdict: Verdict::Audit as u8,
                 kind: 0,
@@ -163,16 +180,18 @@ mod tests {
                 ..denied()
             },
         ];
-        let lines: Vec<String> = events.iter().map(|event| line(&flow(event), false)).collect();
+        let lines: Vec<String> = events.iter().map(plain).collect();
         expect![[r"
             TIME          VERDICT  DIR  SOURCE                     DESTINATION              ADDRESS                   PROCESS               WHY
             12:04:31.882  ALLOW    out  shop/checkout(256)       → payments/api(257)        10.0.0.2:8080/tcp         curl[4121]            allow-rule payments/from-checkout#2
             12:04:31.882  DENY     out  shop/checkout(256)       → payments/api(257)        10.0.0.2:8080/tcp         curl[4121]            deny-rule payments/from-checkout#only-get (/etc/waxseal/policies/pay.yaml:12:7)
             12:05:31.882  CLOSE    out  shop/checkout(256)       → payments/api(257)        10.0.0.2:8080/tcp         curl[4121]            sent 1.2 KiB, received 5.4 MiB, 60.000 s
+            12:05:31.882  CLOSE    out  shop/checkout(256)       → payments/api(257)        10.0.0.2:8080/tcp         curl[4121]            sent 1.2 KiB, received 5.4 MiB, 60.000 s, acceptor-reset
+            12:04:31.882  FAIL     out  shop/checkout(256)       → payments/api(257)        10.0.0.2:8080/tcp         curl[4121]            refused
             12:04:31.882  AUDIT    in   world                    → payments/api(257)        10.0.0.2:8080→443/tcp     -                     no-rule-matches payments/from-checkout#only-get (/etc/waxseal/policies/pay.yaml:12:7)
             12:04:31.882  WOULD    out  ?(300)                   → payments/api(257)        [2001:db8::2]:8080/udp    curl[4121]            no-rule-matches
             12:04:31.882  DENY     out  shop/checkout(256)       → payments/api(257)        10.0.0.2/proto/47         \x1b[31mDENY\n[1]     deny-rule payments/from-checkout#only-get (/etc/waxseal/policies/pay.yaml:12:7)
-        "]].assert_eq(&format!("{HEADER}\n{}\n", lines.join("\n")));
+        "]].assert_eq(&format!("{}\n{}\n", header(Look::default()), lines.join("\n")));
     }
 
     #[test]
@@ -186,7 +205,7 @@ mod tests {
             (failed, "[no-session: untrusted]"),
             (forged, "[forged]"),
         ] {
-            let line = line(&flow(&event), false);
+            let line = plain(&event);
             assert!(line.ends_with(end), "{line}");
         }
     }
@@ -194,10 +213,10 @@ mod tests {
     #[test]
     fn colour_changes_no_letter() {
         for event in [allowed(), denied(), closed()] {
-            let flow = flow(&event);
-            let coloured = line(&flow, true);
+            let look = Look { colour: true, ..Look::default() };
+            let coloured = line(&flow(&event), look, Time(0));
             assert!(coloured.contains('\x1b'));
-            assert_eq!(anstream::adapter::strip_str(&coloured).to_string(), line(&flow, false));
+            assert_eq!(anstream::adapter::strip_str(&coloured).to_string(), plain(&event));
         }
     }
 
@@ -216,8 +235,14 @@ mod tests {
     }
 
     #[test]
-    fn a_loss_is_told_in_words() {
-        assert_eq!(lost(1), "… 1 event lost (slow reader)");
-        assert_eq!(lost(12), "… 12 events lost (slow reader)");
+    fn times_and_names_are_left_out_for_who_asks() {
+        let looks = [Stamp::None, Stamp::Full].map(|stamp| Look { stamp, names: false, ..Look::default() });
+        let lines = looks.map(|look| format!("{}\n{}", header(look), line(&flow(&denied()), look, Time(0))));
+        expect![[r"
+            VERDICT  DIR  SOURCE                     DESTINATION              ADDRESS                   PROCESS               WHY
+            DENY     out  256                      → 257                      10.0.0.2:8080/tcp         4121                  deny-rule
+            TIME                      VERDICT  DIR  SOURCE                     DESTINATION              ADDRESS                   PROCESS               WHY
+            2026-05-04T12:04:31.882Z  DENY     out  256                      → 257                      10.0.0.2:8080/tcp         4121                  deny-rule
+        "]].assert_eq(&(lines.join("\n") + "\n"));
     }
 }

@@ -3,11 +3,17 @@
 //! The kernel's [`FlowEvent`](waxseal_common::flow::FlowEvent) holds numbers; [`enrich`] turns it into a [`Flow`], which
 //! holds names. All foreign text in a flow is escaped when it is made, so that every way out is safe.
 
+mod details;
+mod ended;
 mod enrich;
 mod filter;
 mod json;
 mod line;
+mod look;
+mod loss;
 mod party;
+mod pattern;
+mod summary;
 mod time;
 mod values;
 pub mod words;
@@ -21,14 +27,19 @@ use waxseal_common::verdict::{Direction, Reason, Verdict};
 
 use crate::workload::{Labels, Origin};
 
+pub use details::{details, wide};
+pub use ended::Ended;
 pub use enrich::{Garbled, Made, Names, enrich};
 pub use filter::Filter;
-pub(crate) use json::json_lost;
-pub use json::{Line, json, read};
-pub use line::{HEADER, bytes, line, lost};
+pub use json::{Line, json, json_lost, read};
+pub use line::{bytes, header, line};
+pub use look::{Look, Stamp};
+pub use loss::{Cause, Loss, Losses};
 pub use party::{Party, PartyError};
+pub use pattern::{Pattern, PatternError};
+pub use summary::Summary;
 pub use time::{Clock, Time};
-pub use values::{Because, PortRange, Protocol, Shown, ValueError};
+pub use values::{Because, Named, PortRange, Protocol, Shown, ValueError};
 
 /// The version of the schema of [`Flow`]. Fields are added without raising it; it rises when one changes its meaning.
 pub const VERSION: u32 = 1;
@@ -40,7 +51,7 @@ pub struct Flow {
     pub v: u32,
     /// When it happened, by the wall clock.
     pub time: Time,
-    /// Whether a connection was judged or has closed.
+    /// Whether a connection was judged, has closed, or has never come to be.
     #[serde(with = "words")]
     pub kind: Kind,
     /// What became of it.
@@ -86,9 +97,12 @@ pub struct Flow {
     /// Why there is no session with the other node, where one was asked for: the word of a failure.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub failure: Option<Box<str>>,
+    /// Closed and failed only: how it ended.
+    #[serde(with = "words::optional", skip_serializing_if = "Option::is_none", default)]
+    pub ended: Option<Ended>,
     /// Closed only: what was carried.
     #[serde(flatten, skip_serializing_if = "Option::is_none", default)]
-    pub carried: Option<Carried>,
+    pub carried: Option<Box<Carried>>,
     /// The policy revision under which it was judged.
     pub revision: u64,
     /// The name of the node.
@@ -182,6 +196,18 @@ pub struct Carried {
     pub bytes_received: u64,
     /// Nanoseconds since it was opened.
     pub duration_ns: u64,
+    /// TCP segments from the opener.
+    #[serde(default)]
+    pub packets_sent: u32,
+    /// TCP segments to the opener.
+    #[serde(default)]
+    pub packets_received: u32,
+    /// Segments that the side which tells sent again.
+    #[serde(default)]
+    pub retransmits: u32,
+    /// The smoothed round trip, in microseconds; absent when nothing was measured.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub rtt_us: Option<u32>,
 }
 
 impl Rule {
@@ -202,10 +228,11 @@ impl Rule {
 }
 
 impl Flow {
-    /// The word of the verdict column: `CLOSE` for a close, else the verdict.
+    /// The word of the verdict column: `CLOSE` or `FAIL` for an end, else the verdict.
     pub fn shown(&self) -> Shown {
         match (self.kind, self.verdict) {
             (Kind::Closed, _) => Shown::Close,
+            (Kind::Failed, _) => Shown::Fail,
             (_, Verdict::Allow | Verdict::Defer) => Shown::Allow,
             (_, Verdict::WouldDeny) => Shown::Would,
             (_, Verdict::Audit) => Shown::Audit,

@@ -7,8 +7,8 @@ use std::str::FromStr;
 use thiserror::Error;
 use waxseal_common::address::Address;
 
-use super::End;
 use super::values::as_text;
+use super::{End, Pattern};
 use crate::cidr::{Cidr, CidrError};
 use crate::escape::escape;
 
@@ -22,23 +22,29 @@ pub enum Party {
     /// `10.0.0.2` or `10.0.0.0/8`.
     Address(Cidr),
     /// `spiffe://cluster.local/ns/shop/*`.
-    SpiffeId {
-        /// What it begins with, or all of it.
-        text: String,
-        /// Whether a star followed.
-        prefix: bool,
-    },
+    SpiffeId(Pattern),
+    /// `app=checkout,tier!=test`: all of these labels.
+    Labels(Vec<Label>),
     /// `shop/checkout`, or a reserved word such as `world`.
     FullName(String),
     /// `checkout`, in any namespace.
     Name(String),
 }
 
+/// A condition on one label.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Label {
+    key: String,
+    value: String,
+    /// Whether the label must have the value, or must not.
+    equal: bool,
+}
+
 /// Not a way to name an end.
 #[derive(Debug, Error, PartialEq, Eq)]
 pub enum PartyError {
     /// Nothing, or something with spaces.
-    #[error("`{}` names nobody; use name, namespace/name, a SPIFFE ID (a final * is a prefix), a number or an address", escape(.0))]
+    #[error("`{}` names nobody; use name, namespace/name, a SPIFFE ID (* stands for anything), a label as key=value, a number or an address", escape(.0))]
     Nobody(String),
     /// Looks like an address range.
     #[error(transparent)]
@@ -51,10 +57,13 @@ impl Party {
         match self {
             Self::Number(number) => identity.id == *number,
             Self::Address(range) => range.contains(Address::from(end.address)),
-            Self::SpiffeId { text, prefix: true } => {
-                identity.spiffe_id.as_ref().is_some_and(|id| id.starts_with(text))
+            Self::SpiffeId(pattern) => identity.spiffe_id.as_ref().is_some_and(|id| pattern.fits(id)),
+            Self::Labels(labels) => {
+                identity.spiffe_id.is_some()
+                    && labels
+                        .iter()
+                        .all(|label| (identity.labels.get(&label.key) == Some(&label.value)) == label.equal)
             }
-            Self::SpiffeId { text, prefix: false } => identity.spiffe_id.as_ref() == Some(text),
             Self::FullName(name) => identity.name == *name,
             Self::Name(name) => {
                 identity.name == *name
@@ -68,12 +77,15 @@ impl FromStr for Party {
     type Err = PartyError;
 
     fn from_str(text: &str) -> Result<Self, PartyError> {
+        let nobody = || PartyError::Nobody(text.to_owned());
         if text.starts_with("spiffe://") {
-            let (id, prefix) = text.strip_suffix('*').map_or((text, false), |id| (id, true));
-            return Ok(Self::SpiffeId { text: id.to_owned(), prefix });
+            return text.parse().map(Self::SpiffeId).map_err(|_source| nobody());
+        }
+        if text.contains('=') {
+            return text.split(',').map(label).collect::<Option<_>>().map(Self::Labels).ok_or_else(nobody);
         }
         if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
-            return text.parse().map(Self::Number).map_err(|_source| PartyError::Nobody(text.to_owned()));
+            return text.parse().map(Self::Number).map_err(|_source| nobody());
         }
         if text.split('/').next().is_some_and(|start| start.parse::<IpAddr>().is_ok()) {
             return Ok(Self::Address(text.parse()?));
@@ -83,8 +95,25 @@ impl FromStr for Party {
         match text.split_once('/') {
             Some((namespace, name)) if plain(namespace) && plain(name) => Ok(Self::FullName(text.to_owned())),
             None if plain(text) => Ok(Self::Name(text.to_owned())),
-            _ => Err(PartyError::Nobody(text.to_owned())),
+            _ => Err(nobody()),
         }
+    }
+}
+
+/// `key=value` or `key!=value`. A flow shows labels escaped, and is compared as it is shown.
+fn label(text: &str) -> Option<Label> {
+    let (key, value) = text.split_once('=')?;
+    let (key, equal) = key.strip_suffix('!').map_or((key, true), |key| (key, false));
+    // Kubernetes writes `==` too.
+    let value = value.strip_prefix('=').unwrap_or(value);
+    let (key, value) = (key.trim(), value.trim());
+    let plain = !key.is_empty() && !value.contains(['=', ' ']) && !key.contains([' ', '!']);
+    plain.then(|| Label { key: escape(key).into_owned(), value: escape(value).into_owned(), equal })
+}
+
+impl fmt::Display for Label {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}{}={}", self.key, if self.equal { "" } else { "!" }, self.value)
     }
 }
 
@@ -93,7 +122,11 @@ impl fmt::Display for Party {
         match self {
             Self::Number(number) => number.fmt(f),
             Self::Address(range) => range.fmt(f),
-            Self::SpiffeId { text, prefix } => write!(f, "{text}{}", if *prefix { "*" } else { "" }),
+            Self::SpiffeId(pattern) => pattern.fmt(f),
+            Self::Labels(labels) => {
+                let labels: Vec<String> = labels.iter().map(ToString::to_string).collect();
+                f.write_str(&labels.join(","))
+            }
             Self::FullName(name) | Self::Name(name) => f.write_str(name),
         }
     }
@@ -113,6 +146,9 @@ mod tests {
             "spiffe://cluster.local/*",
             "spiffe://cluster.local/ns/a/sa/b",
             "shop/checkout",
+            "spiffe://*/sa/b",
+            "app=checkout",
+            "app=checkout,tier!=test",
             "checkout",
             "world",
         ] {
@@ -123,7 +159,9 @@ mod tests {
 
     #[test]
     fn what_can_name_nobody_is_refused() {
-        for text in ["", "a b", "a/b/c", "/a", "a/", "99999999999", "10.0.0.1/8", "x\x1b"] {
+        for text in
+            ["", "a b", "=x", "a=b=c,", "a=b,c", "a/b/c", "/a", "a/", "99999999999", "10.0.0.1/8", "x\x1b"]
+        {
             assert!(text.parse::<Party>().is_err(), "{text}");
         }
     }

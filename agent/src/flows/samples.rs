@@ -122,6 +122,22 @@ pub(crate) fn closed() -> FlowEvent {
         bytes_sent: 1234,
         bytes_received: 5_678_901,
         duration: 60_000_000_000,
+        packets_sent: 40,
+        packets_received: 4021,
+        retransmits: 3,
+        rtt: 1250,
+        last_state: 5,
+        ..allowed()
+    }
+}
+
+/// The same connection, refused by whoever is there.
+pub(crate) fn refused() -> FlowEvent {
+    FlowEvent {
+        kind: Kind::Failed as u8,
+        hook: Hook::SockOps as u8,
+        error: libc::ECONNREFUSED.cast_unsigned(),
+        last_state: 2,
         ..allowed()
     }
 }

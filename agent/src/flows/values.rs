@@ -56,10 +56,13 @@ pub enum Shown {
     Deny,
     /// It has ended.
     Close,
+    /// It might be and was never established.
+    Fail,
 }
 
 impl Word for Shown {
-    const ALL: &'static [Self] = &[Self::Allow, Self::Would, Self::Audit, Self::Deny, Self::Close];
+    const ALL: &'static [Self] =
+        &[Self::Allow, Self::Would, Self::Audit, Self::Deny, Self::Close, Self::Fail];
 
     fn word(self) -> &'static str {
         match self {
@@ -68,6 +71,7 @@ impl Word for Shown {
             Self::Audit => "AUDIT",
             Self::Deny => "DENY",
             Self::Close => "CLOSE",
+            Self::Fail => "FAIL",
         }
     }
 }
@@ -147,6 +151,34 @@ impl fmt::Display for Protocol {
     }
 }
 
+/// One of a fixed set, by its word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Named<T>(pub T);
+
+impl<T: Word> FromStr for Named<T> {
+    type Err = ValueError;
+
+    fn from_str(word: &str) -> Result<Self, ValueError> {
+        T::from_word(word).map(Self).ok_or_else(|| ValueError {
+            what: T::WHAT,
+            word: word.to_owned(),
+            expected: T::words(),
+        })
+    }
+}
+
+impl<T: Word> serde::Serialize for Named<T> {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.0.word())
+    }
+}
+
+impl<'de, T: Word> serde::Deserialize<'de> for Named<T> {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        super::words::deserialize(deserializer).map(Self)
+    }
+}
+
 /// Ports from one to another, both included.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PortRange {
@@ -213,7 +245,7 @@ mod tests {
     fn a_wrong_word_is_answered_with_the_right_ones() {
         assert_eq!(
             "maybe\x1b".parse::<Shown>().unwrap_err().to_string(),
-            r"`maybe\x1b` is no verdict; use allow, would, audit, deny, close"
+            r"`maybe\x1b` is no verdict; use allow, would, audit, deny, close, fail"
         );
         assert_eq!(
             "icmp".parse::<Protocol>().unwrap_err().to_string(),

@@ -10,6 +10,8 @@ use waxseal_common::wire::Failure;
 pub trait Word: Copy + 'static {
     /// Every value.
     const ALL: &'static [Self];
+    /// What a value is, for messages.
+    const WHAT: &'static str = "value";
 
     /// The word for this value.
     fn word(self) -> &'static str;
@@ -40,18 +42,20 @@ impl Word for Verdict {
 }
 
 impl Word for Kind {
-    const ALL: &'static [Self] = &[Self::Opened, Self::Denied, Self::Closed];
+    const ALL: &'static [Self] = &[Self::Opened, Self::Denied, Self::Closed, Self::Failed];
 
     fn word(self) -> &'static str {
         match self {
             Self::Opened => "opened",
             Self::Denied => "denied",
             Self::Closed => "closed",
+            Self::Failed => "failed",
         }
     }
 }
 
 impl Word for Direction {
+    const WHAT: &'static str = "direction";
     const ALL: &'static [Self] = &[Self::Ingress, Self::Egress];
 
     fn word(self) -> &'static str {
@@ -71,6 +75,7 @@ impl Word for Reason {
 }
 
 impl Word for SealState {
+    const WHAT: &'static str = "state of a seal";
     const ALL: &'static [Self] = &Self::ALL;
 
     fn word(self) -> &'static str {

@@ -260,3 +260,39 @@ fn a_half_written_file_of_a_killed_agent_does_no_harm() {
     let mut registry = clock.open(directory.path()).unwrap();
     assert_eq!([assign(&mut registry, "a"), assign(&mut registry, "b")], [256, 257]);
 }
+
+#[test]
+fn a_workload_of_another_node_gets_a_number_and_a_name_from_its_id() {
+    let directory = tempfile::tempdir().unwrap();
+    let clock = Hand::default();
+    let mut registry = clock.open(directory.path()).unwrap();
+    let own: crate::spiffe::TrustDomain = "cluster.local".parse().unwrap();
+    let labels = crate::workload::Labels::from([("app".to_owned(), "web".to_owned())]);
+    let cases = [
+        ("spiffe://cluster.local/ns/shop/sa/far", "shop/far", 1),
+        ("spiffe://cluster.local/vm/db-1", "/vm/db-1", 1),
+        ("spiffe://elsewhere.org/ns/shop/sa/far", "elsewhere.org/ns/shop/sa/far", 0),
+    ];
+    for (number, (text, name, kept)) in (256..).zip(cases) {
+        let id = text.parse().unwrap();
+        let info = registry.assign_remote(&id, &labels, &own).unwrap();
+        assert_eq!((info.id.0, info.full_name().as_str(), info.labels.len()), (number, name, kept), "{text}");
+        assert_eq!(registry.assign_remote(&id, &labels, &own).unwrap(), info, "twice is once");
+    }
+    let registry = clock.open(directory.path()).unwrap();
+    assert_eq!(registry.all().len(), 3, "a restarted agent knows them");
+}
+
+#[test]
+fn a_document_of_this_node_gives_a_remote_workload_its_name() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut registry = Hand::default().open(directory.path()).unwrap();
+    let local = Workload { namespace: "other".into(), mode: Some(Mode::Enforce), ..workload("web") };
+    let own = local.spiffe_id.trust_domain().clone();
+    let remote = registry.assign_remote(&local.spiffe_id, &local.labels, &own).unwrap();
+    let named = registry.assign(&proof(&local)).unwrap();
+    assert_eq!((named.id, named.full_name().as_str()), (remote.id, "other/web"));
+    assert_eq!(named.mode, Some(Mode::Enforce));
+    let again = registry.assign_remote(&local.spiffe_id, &local.labels, &own).unwrap();
+    assert_eq!(again, named, "a proof takes nothing away from a document");
+}

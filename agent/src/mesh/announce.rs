@@ -13,7 +13,7 @@ use super::message::{LinkMessage, Reason};
 use super::state::{State, Waiting};
 
 /// For how long an announcement holds.
-const HOLDS: Duration = Duration::from_secs(60);
+const HOLDS: Duration = Duration::from_mins(1);
 /// How long before its end an announcement of a flow that lives is made anew.
 const AHEAD: Duration = Duration::from_secs(20);
 /// How long a link or an answer is waited for.
@@ -37,6 +37,12 @@ pub(super) struct Sent {
     /// The line of sessions.
     pub(super) session: u32,
     until: u64,
+}
+
+impl Sent {
+    pub(super) fn new(session: u32, until: u64) -> Self {
+        Self { session, until }
+    }
 }
 
 /// The answer to an announcement.

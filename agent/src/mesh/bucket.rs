@@ -74,7 +74,7 @@ mod tests {
         assert!(buckets.take("b", now), "another key has its own");
         assert!(!buckets.take("a", now + Duration::from_millis(50)));
         assert!(buckets.take("a", now + Duration::from_millis(150)));
-        assert_eq!((0..5).filter(|_| buckets.take("a", now + Duration::from_secs(60))).count(), 3);
+        assert_eq!((0..5).filter(|_| buckets.take("a", now + Duration::from_mins(1))).count(), 3);
     }
 
     #[test]

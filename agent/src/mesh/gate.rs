@@ -3,7 +3,7 @@
 //! Whoever stalls is by nature the oldest, so a flood of stalled handshakes pushes out itself; an honest handshake takes
 //! milliseconds. Nothing that security depends on is in here.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -23,7 +23,7 @@ struct Standing {
     next: u64,
     /// In the order in which they came. Dropping the sender sends them away.
     by_age: BTreeMap<u64, (IpAddr, oneshot::Sender<()>)>,
-    by_address: HashMap<IpAddr, BTreeMap<u64, ()>>,
+    by_address: HashMap<IpAddr, BTreeSet<u64>>,
 }
 
 /// A place at the door; given back when dropped.
@@ -53,7 +53,7 @@ impl Gate {
         let number = standing.next;
         standing.next += 1;
         standing.by_age.insert(number, (address, sender));
-        standing.by_address.entry(address).or_default().insert(number, ());
+        standing.by_address.entry(address).or_default().insert(number);
         drop(standing);
         Place { gate: self.clone(), number, taken }
     }
@@ -66,10 +66,10 @@ impl Gate {
 impl Standing {
     fn make_room(&mut self, address: IpAddr) {
         let own = self.by_address.get(&address).filter(|own| own.len() >= PER_ADDRESS);
-        let mut oldest = own.and_then(|own| own.keys().next().copied());
+        let mut oldest = own.and_then(|own| own.first().copied());
         if oldest.is_none() && self.by_age.len() >= ALL {
             let most = self.by_address.values().max_by_key(|own| own.len());
-            oldest = most.and_then(|own| own.keys().next().copied());
+            oldest = most.and_then(|own| own.first().copied());
         }
         if let Some(oldest) = oldest {
             self.leave(oldest);

@@ -11,7 +11,7 @@ use waxseal_common::state::{Tuple, UdpFlow};
 use waxseal_common::wire::{Announced, Asks, Route, RouteKey, Session, Spi};
 
 use super::Target;
-use crate::pki::{Keeper, Peer, Svid};
+use crate::pki::{Credentials, Peer, Svid};
 use crate::spiffe::SpiffeId;
 use crate::workload::Labels;
 
@@ -171,16 +171,16 @@ pub trait Certificates: Send + Sync + 'static {
     fn wait_for<'a>(&'a self, id: &'a SpiffeId, within: Duration) -> Later<'a, Option<Arc<Svid>>>;
 }
 
-impl Certificates for Keeper {
+impl Certificates for Credentials {
     fn node(&self) -> Option<Arc<Svid>> {
-        Self::node(self)
+        self.keeper().node()
     }
 
     fn svid(&self, id: &SpiffeId) -> Option<Arc<Svid>> {
-        Self::svid(self, id)
+        self.keeper().svid(id)
     }
 
     fn wait_for<'a>(&'a self, id: &'a SpiffeId, within: Duration) -> Later<'a, Option<Arc<Svid>>> {
-        Box::pin(Self::wait_for(self, id, within))
+        Box::pin(self.keeper().wait_for(id, within))
     }
 }

@@ -3,9 +3,10 @@
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant, SystemTime};
 
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use waxseal_common::address::Address;
 use waxseal_common::ids::IdentityId;
 
@@ -24,6 +25,9 @@ use crate::spiffe::SpiffeId;
 /// How long a handshake waits for a certificate that is on its way.
 const CERTIFICATE: Duration = Duration::from_millis(800);
 
+/// Handshakes with one agent at a time.
+const LANE: usize = 16;
+
 /// Everything that tasks share.
 pub(super) struct Inner {
     pub(super) options: Options,
@@ -41,6 +45,7 @@ pub(super) struct Inner {
     state: Mutex<State>,
     limits: Mutex<Limits>,
     own: Mutex<HashMap<SpiffeId, Own>>,
+    lanes: Mutex<HashMap<SocketAddr, Weak<Semaphore>>>,
 }
 
 /// Our own chain, verified as a peer would.
@@ -97,6 +102,7 @@ impl Inner {
             state: Mutex::new(resumed.state),
             limits: Mutex::new(Limits::new()),
             own: Mutex::default(),
+            lanes: Mutex::default(),
             options,
         }
     }
@@ -135,6 +141,22 @@ impl Inner {
         let mapped = self.options.agents.iter().filter(|(range, _)| range.contains(destination));
         let closest = mapped.max_by_key(|(range, _)| range.length());
         closest.map_or_else(|| (IpAddr::from(destination), self.options.port).into(), |(_, agent)| *agent)
+    }
+
+    /// A place among the handshakes with one agent: a few at a time end sooner than all at once.
+    pub(super) async fn lane(&self, agent: SocketAddr) -> Option<OwnedSemaphorePermit> {
+        let lane = {
+            let mut lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(lane) = lanes.get(&agent).and_then(Weak::upgrade) {
+                lane
+            } else {
+                lanes.retain(|_, lane| lane.strong_count() > 0);
+                let lane = Arc::new(Semaphore::new(LANE));
+                lanes.insert(agent, Arc::downgrade(&lane));
+                lane
+            }
+        };
+        lane.acquire_owned().await.ok()
     }
 
     pub(super) async fn svid_of(&self, id: &SpiffeId) -> Result<Arc<Svid>, HandshakeError> {

@@ -177,10 +177,10 @@ impl Journal {
         writing.written = 0;
         let begin = writing.begin.clone();
         let mut out = Vec::new();
-        writing.push(&begin, &mut out);
+        push(&begin, &mut out);
         for (number, peer) in peers.all() {
             let line = Line::Peer { number, id: peer.id.clone(), nonce: peer.nonce, agent: peer.agent };
-            writing.push(&line, &mut out);
+            push(&line, &mut out);
         }
         for record in records {
             writing.push_record(&record, &mut out);
@@ -216,7 +216,7 @@ impl Journal {
     fn append_line(&self, line: &Line) {
         let mut writing = self.lock();
         let mut out = Vec::new();
-        writing.push(line, &mut out);
+        push(line, &mut out);
         let _noted = noted(&self.path, writing.write(&out));
     }
 }
@@ -238,17 +238,10 @@ fn noted<T>(path: &Path, done: io::Result<T>) -> Option<T> {
 }
 
 impl Writing {
-    fn push(&self, line: &Line, out: &mut Vec<u8>) {
-        if let Err(error) = serde_json::to_writer(&mut *out, line) {
-            tracing::error!(%error, "a session cannot be written down");
-        }
-        out.push(b'\n');
-    }
-
     fn push_record(&mut self, record: &Record<'_>, out: &mut Vec<u8>) {
         let proofs = record.facts().proofs.clone();
         let chains = proofs.iter().map(|proof| self.chain(proof, out)).collect();
-        self.push(&record.line(chains), out);
+        push(&record.line(chains), out);
     }
 
     /// The number of a chain; it is written when it is new.
@@ -258,7 +251,7 @@ impl Writing {
             return *number;
         }
         let number = self.chains.len() as u32;
-        self.push(&Line::Chain { number, certificates: to_hex(proof.chain()) }, out);
+        push(&Line::Chain { number, certificates: to_hex(proof.chain()) }, out);
         self.chains.insert(digest, number);
         number
     }
@@ -270,6 +263,13 @@ impl Writing {
         }
         Ok(())
     }
+}
+
+fn push(line: &Line, out: &mut Vec<u8>) {
+    if let Err(error) = serde_json::to_writer(&mut *out, line) {
+        tracing::error!(%error, "a session cannot be written down");
+    }
+    out.push(b'\n');
 }
 
 fn digest(chain: &[CertificateDer<'_>]) -> [u8; 32] {

@@ -145,7 +145,7 @@ impl Mesh {
     }
 
     /// Tries the way to the agent for an address; `send` sends one SYN under the session that it is given.
-    pub async fn probe(&self, address: Address, send: SendProbe<'_>) -> Result<Probe, ProbeError> {
+    pub async fn probe(&self, address: Address, send: SendProbe) -> Result<Probe, ProbeError> {
         self.0.probe(self.0.agent_for(address), send).await
     }
 }

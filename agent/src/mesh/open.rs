@@ -18,6 +18,8 @@ use super::state::{Failed, Route, State, Waiting};
 
 /// How long an initiator tries.
 const PATIENCE: Duration = Duration::from_secs(3);
+/// How long it waits for its turn, when many ask for the same agent.
+const QUEUE: Duration = Duration::from_secs(10);
 /// How long a packet waits. TCP sends its SYN again by itself after a second.
 const HOLD: Duration = Duration::from_secs(1);
 /// How often packets that have waited too long are looked for.
@@ -148,7 +150,7 @@ impl Inner {
         if state.routes.len() >= DESTINATIONS * 3 {
             return Next::Nothing;
         }
-        let failed = self.install_failure(*key, &HandshakeError::Busy);
+        let failed = self.install_failure(&state.peers, *key, &HandshakeError::Busy);
         let until = failed.until;
         state.routes.insert(*key, Route::Failed(failed));
         Next::Strangers(waiting.into_iter().collect(), until)
@@ -168,7 +170,7 @@ impl Inner {
 
     /// Runs one handshake to its end, whatever it is.
     async fn open(self: Arc<Self>, key: RouteKey, local: Local, replaces: Option<(u32, Spi)>) {
-        let attempt = timeout(PATIENCE, self.attempt(&key, local, replaces.map(|(_, spi)| spi)));
+        let attempt = self.attempt(&key, local, replaces.map(|(_, spi)| spi));
         tokio::pin!(attempt);
         let mut clock = interval(PRUNE);
         clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -178,17 +180,24 @@ impl Inner {
                 _ = clock.tick() => self.prune(&key),
             }
         };
-        let session = ended.unwrap_or(Err(HandshakeError::Late));
-        self.finish(&key, session);
+        self.finish(&key, ended);
     }
 
-    /// The handshake and what it needs. Installs the session.
+    /// One handshake in its turn, within its time. Installs the session.
     pub(super) async fn attempt(
         &self,
         key: &RouteKey,
         local: Local,
         replaces: Option<Spi>,
     ) -> Result<u32, HandshakeError> {
+        let turn = timeout(QUEUE, self.lane(self.agent_for(key.destination))).await;
+        let _place = turn.map_err(|_elapsed| HandshakeError::Busy)?;
+        let made = timeout(PATIENCE, self.make(key, local, replaces)).await;
+        made.unwrap_or(Err(HandshakeError::Late))
+    }
+
+    /// The handshake and what it needs.
+    async fn make(&self, key: &RouteKey, local: Local, replaces: Option<Spi>) -> Result<u32, HandshakeError> {
         let svid = self.svid_of(&local.id).await?;
         let node = self.certificates.node().ok_or(HandshakeError::NoNodeCertificate)?;
         let agent = self.agent_for(key.destination);
@@ -226,7 +235,7 @@ impl Inner {
         state.pending = state.pending.saturating_sub(1);
         let next = match &ended {
             Ok(session) => Route::Ready(*session),
-            Err(error) => Route::Failed(self.install_failure(*key, error)),
+            Err(error) => Route::Failed(self.install_failure(&state.peers, *key, error)),
         };
         let until = if let Route::Failed(Failed { until, .. }) = &next { Some(*until) } else { None };
         let held = match state.routes.insert(*key, next) {

@@ -5,13 +5,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use waxseal_common::ids::IdentityId;
-use waxseal_common::wire::{Failure, Route as Entry, RouteKey, Spi};
+use waxseal_common::wire::{Route as Entry, RouteKey, Spi};
 
 use super::error::HandshakeError;
 use super::host::{Ended, Local};
 use super::initiate::Agreement;
 use super::inner::Inner;
 use super::journal::Record;
+use super::peers::Peers;
 use super::state::{Facts, Failed, Outbound, Party, Route, State, lifetime};
 use crate::escape::escape;
 use crate::pki::Svid;
@@ -19,6 +20,8 @@ use crate::spiffe::SpiffeId;
 
 /// How long it counts that no agent answers.
 const NO_AGENT: Duration = Duration::from_secs(30);
+/// The same where one has answered before: it is only away.
+const AWAY: Duration = Duration::from_secs(2);
 /// How long every other failure counts.
 const FAILED: Duration = Duration::from_secs(5);
 
@@ -104,9 +107,14 @@ impl Inner {
     }
 
     /// Writes down that there is no session, so that nothing waits for one.
-    pub(super) fn install_failure(&self, key: RouteKey, error: &HandshakeError) -> Failed {
+    pub(super) fn install_failure(&self, peers: &Peers, key: RouteKey, error: &HandshakeError) -> Failed {
         let failure = error.failure();
-        let lasts = jitter(if failure == Failure::NoAgent { NO_AGENT } else { FAILED }, 0.2);
+        let lasts = match error {
+            HandshakeError::NoAgent { agent, .. } if peers.at(agent.ip()).is_some() => AWAY,
+            HandshakeError::NoAgent { .. } => NO_AGENT,
+            _ => FAILED,
+        };
+        let lasts = jitter(lasts, 0.2);
         let now = self.table.now();
         let entry = Entry {
             expires: now + lasts.as_nanos() as u64,

@@ -6,9 +6,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
-use waxseal_common::wire::{Session, SessionKey, Spi};
+use waxseal_common::ids::{IdentityId, protocol};
+use waxseal_common::wire::{Route, RouteKey, Session, SessionKey, Spi};
 
 use super::inner::Inner;
+use super::link::Link;
 use super::message::{LinkMessage, Reason};
 
 /// For how long a probe's session is believed.
@@ -47,8 +49,8 @@ pub enum SealPath {
     Untried(String),
 }
 
-/// Sends one sealed SYN to that address from this node: the destination, the session, its key.
-pub type SendProbe<'a> = &'a (dyn Fn(Spi, SessionKey) -> std::io::Result<()> + Sync);
+/// Sends one sealed SYN from this node: to whom, under which session, with which key.
+pub type SendProbe = fn(SocketAddr, Spi, SessionKey) -> std::io::Result<()>;
 
 /// Why there is nothing to say about a peer.
 #[derive(Debug, thiserror::Error)]
@@ -60,7 +62,7 @@ impl Inner {
     pub(super) async fn probe(
         self: &Arc<Self>,
         agent: SocketAddr,
-        send: SendProbe<'_>,
+        send: SendProbe,
     ) -> Result<Probe, ProbeError> {
         let began = Instant::now();
         let (link, handshake_us) = match self.links.all().into_iter().find(|link| link.remote == agent) {
@@ -81,7 +83,7 @@ impl Inner {
         })
     }
 
-    async fn probe_seal(&self, link: &super::link::Link, send: SendProbe<'_>) -> Result<SealPath, String> {
+    async fn probe_seal(&self, link: &Link, send: SendProbe) -> Result<SealPath, String> {
         let spi = Spi(rand::random_range(1..=u32::MAX));
         let key = SessionKey([rand::random(), rand::random()]);
         let ready = link.ask(|number| LinkMessage::Probe { number, spi: spi.0, key: key.0 }, PATIENCE).await;
@@ -92,7 +94,34 @@ impl Inner {
             }
             _ => return Err("the peer does not answer on the link".to_owned()),
         }
-        send(spi, key).map_err(|error| format!("cannot send the SYN: {error}"))?;
+        let to = SocketAddr::new(link.remote.ip().to_canonical(), self.options.port);
+        let route = self.probe_route(to, spi, key)?;
+        let sent = send(to, spi, key).map_err(|error| format!("cannot send the SYN: {error}"));
+        let answer = match sent {
+            Ok(()) => self.probe_answer(link, spi).await,
+            Err(error) => Err(error),
+        };
+        self.table.remove_route(&route);
+        answer
+    }
+
+    /// Lets the SYN pass our own border.
+    fn probe_route(&self, to: SocketAddr, spi: Spi, key: SessionKey) -> Result<RouteKey, String> {
+        let now = self.table.now();
+        let place = RouteKey {
+            destination: to.ip().into(),
+            source: IdentityId::AGENT,
+            port: to.port(),
+            protocol: protocol::TCP,
+            pad: 0,
+        };
+        let expires = now + LASTS.as_nanos() as u64;
+        let route = Route { key, expires, made: now, spi, ..Route::default() };
+        self.table.put_route(&place, &route).map_err(|error| error.to_string())?;
+        Ok(place)
+    }
+
+    async fn probe_answer(&self, link: &Link, spi: Spi) -> Result<SealPath, String> {
         let mut last = SealPath::Absent;
         for _ in 0..10 {
             tokio::time::sleep(Duration::from_millis(50)).await;

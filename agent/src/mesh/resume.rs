@@ -12,6 +12,7 @@ use waxseal_common::address::Address;
 use waxseal_common::ids::IdentityId;
 use waxseal_common::wire::{RouteKey, Spi};
 
+use super::announce::Sent;
 use super::host::Table;
 use super::journal::{FactsLine, Journal, Line, Record, VERSION, path};
 use super::message::{Hex, to_chain};
@@ -37,6 +38,7 @@ impl Journal {
         let earlier = if resumes { Earlier::read(&path, &boot) } else { None };
         let nonce = earlier.as_ref().map_or_else(rand::random, |earlier| earlier.nonce);
         let state = earlier.map(|earlier| earlier.restore(bundles, table)).unwrap_or_default();
+        let state = state.with_flows(table);
         clear(&state, table);
         let journal = Self::begin(path, boot, nonce);
         journal.rewrite(&state.peers, state.records());
@@ -215,6 +217,18 @@ impl Inbound {
 }
 
 impl State {
+    /// Takes up the flows that an earlier agent has announced under sessions that are still there.
+    fn with_flows(mut self, table: &dyn Table) -> Self {
+        for (flow, announced) in table.announced() {
+            if self.outbound.contains_key(&announced.session) {
+                self.sent.insert(flow, Sent::new(announced.session, announced.until));
+            } else {
+                table.withdraw(&flow);
+            }
+        }
+        self
+    }
+
     /// All that is worth being written down.
     pub(super) fn records(&self) -> impl Iterator<Item = Record<'_>> {
         let before: HashMap<Spi, Spi> = self

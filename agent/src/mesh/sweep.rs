@@ -53,7 +53,9 @@ impl Inner {
         let expired = self.expire();
         let due = self.due();
         let past = self.state().has_past();
-        if !due.is_empty() || expired || (past && ticks.is_multiple_of(COMPARE)) {
+        // At first, and now and then, connections may name what nobody remembers.
+        let anyway = ticks == 2 || ticks.is_multiple_of(CLEAN);
+        if !due.is_empty() || expired || anyway || (past && ticks.is_multiple_of(COMPARE)) {
             let inner = Arc::clone(self);
             let live = tokio::task::spawn_blocking(move || inner.table.live()).await.unwrap_or_default();
             self.end_unproved(&live);
@@ -137,10 +139,7 @@ impl Inner {
     async fn renew_one(self: Arc<Self>, number: u32, key: RouteKey, spi: Spi) {
         let renewed = match self.node.workload(key.source) {
             None => None,
-            Some(local) => {
-                let attempt = self.attempt(&key, local, Some(spi));
-                tokio::time::timeout(super::HANDSHAKE, attempt).await.ok()
-            }
+            Some(local) => Some(self.attempt(&key, local, Some(spi)).await),
         };
         if let Some(line) = self.state().outbound.get_mut(&number) {
             line.renewing = false;

@@ -106,6 +106,8 @@ pub(super) struct Control {
     pub(super) started: Instant,
     pub(super) shared: Shared,
     cgroups_lost: u64,
+    /// Losses of the rings that consumers know of.
+    pub(super) told: super::metrics::Told,
     /// A process has entered a workload, perhaps with a namespace that nobody has looked into.
     pub(super) look_soon: bool,
     /// Something happened in the tree that an event could not tell.
@@ -144,6 +146,7 @@ impl Control {
             ceiling,
             started: Instant::now(),
             cgroups_lost: 0,
+            told: super::metrics::Told::default(),
             look_soon: false,
             scan_soon: false,
             config,
@@ -152,6 +155,7 @@ impl Control {
             registry,
             shared,
         };
+        control.told = control.losses_so_far();
         control.kernel.write_all(&pinned.settle)?;
         control.kernel.set_ceiling(control.ceiling.map_or(Mode::Enforce, |ceiling| ceiling.mode))?;
         control.scan()?;
@@ -272,6 +276,7 @@ impl Control {
 
     fn tick(&mut self, ticks: u64) {
         self.beat();
+        self.tell_losses();
         let waiting: BTreeSet<CgroupId> = self
             .decisions
             .iter()

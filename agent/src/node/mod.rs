@@ -8,8 +8,10 @@ mod adopt;
 mod border;
 mod ceiling;
 mod control;
+mod history;
 mod lastgood;
 mod mesh;
+mod metrics;
 mod names;
 mod overrides;
 mod refusals;
@@ -28,16 +30,18 @@ use std::{io, thread};
 use thiserror::Error;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::task::JoinSet;
 
 use crate::api::{Hub, Server, SocketError};
 use crate::cgroup::{self, Tree};
 use crate::config::Config;
 use crate::datapath::{self, Channels, Kernel};
 use crate::flows::Time;
-use crate::{identity, policy, watch};
+use crate::metrics::Metrics;
+use crate::{identity, pki, policy, watch};
 use control::Control;
-use mesh::Credentials;
 use names::NameBook;
+use rings::Desk;
 use tally::Tally;
 
 /// Why the agent does not start, or has stopped.
@@ -72,7 +76,7 @@ pub enum Error {
     Watch(#[from] watch::Error),
     /// Certificates.
     #[error(transparent)]
-    Credentials(#[from] mesh::CredentialsError),
+    Credentials(#[from] pki::StartError),
     /// The port for other agents.
     #[error("cannot answer other agents at {address}: {source}")]
     Listen {
@@ -127,7 +131,8 @@ pub fn run(config: Config) -> Result<(), Error> {
     }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
-        .max_blocking_threads(4)
+        // Each tap may be searching the history, however slowly it reads.
+        .max_blocking_threads(80)
         .enable_all()
         .build()
         .map_err(Error::Start)?;
@@ -139,11 +144,13 @@ async fn serve(config: Config) -> Result<(), Error> {
     // Before anything is touched: the socket says whether an agent of this name is alive.
     let server = Server::bind(&config.socket())?;
     let names = Arc::new(NameBook::new(&config));
-    let hub = Arc::new(Hub::default());
+    let (history, archive) = history::start(&config)?.unzip();
+    let hub = Arc::new(Hub::with_archive(archive));
+    let metrics = Arc::new(Metrics::new(config.metrics_pairs));
     let (refuse, refusals) = refusals::channel();
     let mut kernel = Kernel::open(&config, tree.root())?;
     let Channels { flows, denials, cgroups, notices, datagrams, polling, log } = kernel.channels()?;
-    let credentials = Arc::new(Credentials::open(&config).await?);
+    let credentials = Arc::new(mesh::credentials(&config).await?);
     let (ties, requests, beginning) = mesh::tie(&config, &credentials, &names)?.split();
     let (resumed, mesh_config) = (kernel.resumed, config.clone());
     let look = Arc::new(Notify::new());
@@ -158,6 +165,10 @@ async fn serve(config: Config) -> Result<(), Error> {
     };
     let (commands, inbox) = mpsc::channel(64);
     let (stop, stopped) = oneshot::channel();
+    let scrape = config.metrics.map(|address| {
+        let watch = history.as_ref().map(history::Running::watch).zip(config.history);
+        metrics::serve(address, Arc::clone(&metrics), commands.clone(), Arc::clone(&hub), watch)
+    });
 
     let refusals = refusals::start(refusals, Arc::clone(&names), tree.clone()).map_err(Error::Start)?;
     let handle = tokio::runtime::Handle::current();
@@ -180,34 +191,39 @@ async fn serve(config: Config) -> Result<(), Error> {
         .map_err(Error::Start)?;
     started.await.unwrap_or_else(|_| Err(Error::Start(io::Error::other("the control thread ended"))))?;
 
-    let (mesh, read) = if mesh_config.has_mesh() {
-        let (mesh, control) = beginning.start(&mesh_config, resumed, &credentials).await?;
-        let read = tokio::spawn(mesh::read(mesh.clone(), notices, datagrams, control));
-        (Some(mesh), Some(read))
-    } else {
-        (None, None)
-    };
-    let desk = rings::Desk { names, hub: Arc::clone(&hub), refuse, look, mesh, tally };
-    let drain = tokio::spawn(rings::drain(flows, denials, polling, desk));
-    let log = tokio::spawn(rings::log(log));
-    let answer = tokio::spawn(server.serve(hub, commands));
+    let mut tasks = JoinSet::new();
+    let mut mesh = None;
+    if mesh_config.has_mesh() {
+        let (begun, control) = beginning.start(&mesh_config, resumed, &credentials).await?;
+        tasks.spawn(mesh::read(begun.clone(), notices, datagrams, control));
+        mesh = Some(begun);
+    }
+    let desk = Desk { names, hub: Arc::clone(&hub), metrics, refuse, look, mesh, tally };
+    tasks.spawn(rings::drain(flows, denials, polling, desk));
+    tasks.spawn(rings::log(log));
+    tasks.spawn(server.serve(hub, commands));
     datapath::trim_memory();
+    until_told().await?;
+    tracing::info!("stopping; the programs in the kernel go on judging until `waxseal uninstall`");
+    let _ = stop.send(());
+    tasks.shutdown().await;
+    if let Some(scrape) = scrape {
+        scrape.abort();
+    }
+    let ended =
+        control.join().unwrap_or_else(|_| Err(Error::Start(io::Error::other("the control thread panicked"))));
+    drop(refusals);
+    drop(history);
+    ended
+}
+
+/// Waits for a signal that means to stop.
+async fn until_told() -> Result<(), Error> {
     tracing::info!("ready");
     let mut terminate = signal(SignalKind::terminate()).map_err(Error::Start)?;
     tokio::select! {
         _ = terminate.recv() => {}
         _ = tokio::signal::ctrl_c() => {}
     }
-    tracing::info!("stopping; the programs in the kernel go on judging until `waxseal uninstall`");
-    let _ = stop.send(());
-    answer.abort();
-    drain.abort();
-    if let Some(read) = read {
-        read.abort();
-    }
-    log.abort();
-    let ended =
-        control.join().unwrap_or_else(|_| Err(Error::Start(io::Error::other("the control thread panicked"))));
-    drop(refusals);
-    ended
+    Ok(())
 }

@@ -38,10 +38,9 @@ struct Pages {
 
 impl NameBook {
     pub(super) fn new(config: &Config) -> Self {
-        let node = nix::unistd::gethostname().unwrap_or_default();
         Self {
             pages: RwLock::default(),
-            node: escape(&node.to_string_lossy()).into(),
+            node: escape(&config.node).into(),
             instance: config.instance.as_str().into(),
         }
     }

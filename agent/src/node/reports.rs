@@ -52,6 +52,7 @@ impl Control {
             Command::Rollout { scope, reply } => drop(reply.send(self.rollout(&scope))),
             Command::Policy(reply) => drop(reply.send(self.policy.clone())),
             Command::Sessions(reply) => self.report_sessions(reply),
+            Command::Probe { address, reply } => self.probe(address, reply),
         }
     }
 

@@ -81,7 +81,7 @@ impl Control {
             tracing::warn!("a denied connection is not ended at once; its next packet is dropped");
         }
         match enrich(&event, &*self.shared.names) {
-            Ok(flow) => self.shared.hub.publish(flow),
+            Ok(flow) => self.shared.hub.publish(vec![(event, flow)]),
             Err(error) => tracing::error!(%error, "an event that cannot be read"),
         }
     }

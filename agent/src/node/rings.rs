@@ -7,6 +7,7 @@ use aya::maps::{MapData, RingBuf};
 use aya_log::EbpfLogger;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::Notify;
+use tokio::task::{JoinSet, yield_now};
 use tokio::time::sleep;
 use waxseal_common::flow::{FlowEvent, Hook};
 use waxseal_common::verdict::Reason;
@@ -18,11 +19,16 @@ use super::refusals::Refuse;
 use super::tally::Tally;
 use crate::api::Hub;
 use crate::datapath::Polling;
-use crate::flows::enrich;
+use crate::flows::{Cause, Flow, Loss, enrich};
 use crate::mesh::Mesh;
+use crate::metrics::Metrics;
 
 /// How many events in one go mean that it is cheaper to look by the clock than to be woken.
 const BUSY: usize = 64;
+/// Events handed on at once.
+const BATCH: usize = 128;
+/// Events after which others have their turn.
+const TURN: usize = 4096;
 /// How often to look then.
 const TICK: Duration = Duration::from_millis(10);
 /// After how many looks without an event to sleep again.
@@ -30,11 +36,13 @@ const QUIET_TICKS: u32 = 20;
 
 /// Reads both rings until it is dropped.
 pub(super) async fn drain(flows: RingBuf<MapData>, denials: RingBuf<MapData>, polling: Polling, desk: Desk) {
-    let ended = tokio::select! {
-        ended = drain_flows(flows, polling, &desk) => ended,
-        ended = drain_denials(denials, &desk) => ended,
-    };
-    if let Err(error) = ended {
+    let desk = Arc::new(desk);
+    // Each on its own: however many flows there are, denials are heard.
+    let mut tasks = JoinSet::new();
+    let own = Arc::clone(&desk);
+    tasks.spawn(async move { drain_flows(flows, polling, &own).await });
+    tasks.spawn(async move { drain_denials(denials, &desk).await });
+    if let Some(Ok(Err(error))) = tasks.join_next().await {
         tracing::error!(%error, "cannot read the rings of events any more; verdicts go on unseen");
     }
 }
@@ -60,9 +68,13 @@ pub(super) async fn log(logger: EbpfLogger<&'static dyn log::Log>) {
 pub(super) struct Desk {
     pub(super) names: Arc<NameBook>,
     pub(super) hub: Arc<Hub>,
+    pub(super) metrics: Arc<Metrics>,
     pub(super) refuse: Refuse,
+    /// Somebody may have called an address of this node that is not known yet.
     pub(super) look: Arc<Notify>,
+    /// Who tells senders of other nodes that they are mistaken.
     pub(super) mesh: Option<Mesh>,
+    /// What a stricter step would break.
     pub(super) tally: Arc<Tally>,
 }
 
@@ -70,8 +82,11 @@ async fn drain_denials(ring: RingBuf<MapData>, desk: &Desk) -> std::io::Result<(
     let mut ring = asynchronous(ring)?;
     loop {
         let mut ready = ring.readable_mut().await?;
-        read(ready.get_inner_mut(), |event| desk.denied(event));
-        ready.clear_ready();
+        let count = read(ready.get_inner_mut(), desk, |event| desk.denied(event));
+        if count < TURN {
+            ready.clear_ready();
+        }
+        yield_now().await;
     }
 }
 
@@ -79,7 +94,7 @@ async fn drain_flows(ring: RingBuf<MapData>, mut polling: Polling, desk: &Desk) 
     let mut ring = asynchronous(ring)?;
     loop {
         let mut ready = ring.readable_mut().await?;
-        let count = read(ready.get_inner_mut(), |event| desk.publish(event));
+        let count = read(ready.get_inner_mut(), desk, |_event| {});
         ready.clear_ready();
         if count < BUSY {
             continue;
@@ -87,13 +102,20 @@ async fn drain_flows(ring: RingBuf<MapData>, mut polling: Polling, desk: &Desk) 
         switch(&mut polling, true);
         let mut quiet = 0;
         while quiet < QUIET_TICKS {
-            sleep(TICK).await;
-            let count = read(ring.get_mut(), |event| desk.publish(event));
+            let count = read(ring.get_mut(), desk, |_event| {});
             quiet = if count == 0 { quiet + 1 } else { 0 };
+            // More than a turn waits: the others have theirs, and then at once again.
+            if count < TURN {
+                sleep(TICK).await;
+            } else {
+                yield_now().await;
+            }
         }
         switch(&mut polling, false);
         // Whatever came between the last look and the switch has woken nobody.
-        read(ring.get_mut(), |event| desk.publish(event));
+        while read(ring.get_mut(), desk, |_event| {}) == TURN {
+            yield_now().await;
+        }
     }
 }
 
@@ -112,16 +134,27 @@ fn switch(polling: &mut Polling, on: bool) {
     }
 }
 
-fn read(ring: &mut RingBuf<MapData>, mut each: impl FnMut(&FlowEvent)) -> usize {
+/// Takes what there is, at most a turn of it, in batches. `first` sees each event before anybody else.
+fn read(ring: &mut RingBuf<MapData>, desk: &Desk, first: impl Fn(&FlowEvent)) -> usize {
     let mut count = 0;
-    while let Some(item) = ring.next() {
-        if let Ok(event) = FlowEvent::read_from_bytes(&item) {
-            each(&event);
-        } else {
-            tracing::error!(length = item.len(), "an event of the wrong length");
-        }
+    let mut batch = Vec::with_capacity(BATCH);
+    while count < TURN
+        && let Some(item) = ring.next()
+    {
         count += 1;
+        let Ok(event) = FlowEvent::read_from_bytes(&item) else {
+            tracing::error!(length = item.len(), "an event of the wrong length");
+            desk.hub.lose(Loss { count: 1, cause: Cause::Unreadable });
+            continue;
+        };
+        drop(item);
+        first(&event);
+        desk.put(event, &mut batch);
+        if batch.len() == BATCH {
+            desk.publish(&mut batch);
+        }
     }
+    desk.publish(&mut batch);
     count
 }
 
@@ -142,16 +175,26 @@ impl Desk {
         {
             mesh.wrong_destination(Spi(event.session));
         }
-        self.publish(event);
     }
 
-    fn publish(&self, event: &FlowEvent) {
-        match enrich(event, &*self.names) {
+    /// Puts names to an event.
+    fn put(&self, event: FlowEvent, batch: &mut Vec<(FlowEvent, Flow)>) {
+        match enrich(&event, &*self.names) {
             Ok(flow) => {
-                self.tally.note(&flow, self.names.direction(event.rule));
-                self.hub.publish(flow);
+                self.metrics.see(&flow);
+                self.tally.note(&flow, || self.names.direction(event.rule));
+                batch.push((event, flow));
             }
-            Err(error) => tracing::error!(%error, "an event that cannot be read"),
+            Err(error) => {
+                tracing::error!(%error, "an event that cannot be read");
+                self.hub.lose(Loss { count: 1, cause: Cause::Unreadable });
+            }
+        }
+    }
+
+    fn publish(&self, batch: &mut Vec<(FlowEvent, Flow)>) {
+        if !batch.is_empty() {
+            self.hub.publish(std::mem::replace(batch, Vec::with_capacity(BATCH)));
         }
     }
 }

@@ -76,14 +76,14 @@ impl Tally {
         self.open.store(Arc::new(open));
     }
 
-    /// Counts a flow. `decider` is the side of the rule that decided, where one did.
-    pub(super) fn note(&self, flow: &Flow, decider: Option<Direction>) {
+    /// Counts a flow. `decider` tells the side of the rule that decided, where one did.
+    pub(super) fn note(&self, flow: &Flow, decider: impl FnOnce() -> Option<Direction>) {
         if flow.kind != Kind::Opened {
             return;
         }
         match flow.verdict {
             Verdict::WouldDeny | Verdict::Audit => {
-                self.count(flow, What::WouldDeny, decider.unwrap_or(flow.direction));
+                self.count(flow, What::WouldDeny, decider().unwrap_or(flow.direction));
             }
             Verdict::Allow => self.note_unruled(flow),
             Verdict::Defer | Verdict::Deny => {}
@@ -244,19 +244,19 @@ mod tests {
     #[test]
     fn what_a_stricter_step_would_break_is_counted_once_a_pair_and_port() {
         let tally = Tally::new(Time(0));
-        tally.note(&sample(), Some(Direction::Egress));
+        tally.note(&sample(), || Some(Direction::Egress));
         assert!(shown(&tally, None).is_empty(), "a connection that a rule allows is in nobody's way");
         for (verdict, reason, decider) in [
             (Verdict::Audit, Reason::NoRuleMatches, Some(Direction::Ingress)),
             (Verdict::WouldDeny, Reason::DenyRule, Some(Direction::Egress)),
             (Verdict::WouldDeny, Reason::IdentityIncomplete, None),
         ] {
-            tally.note(&Flow { verdict, reason, ..sample() }, decider);
+            tally.note(&Flow { verdict, reason, ..sample() }, || decider);
         }
         tally.learn_open([(257, Direction::Ingress), (256, Direction::Ingress)].into());
-        tally.note(&sample(), Some(Direction::Egress));
-        tally.note(&stranger(1), None);
-        tally.note(&Flow { kind: Kind::Closed, ..stranger(1) }, None);
+        tally.note(&sample(), || Some(Direction::Egress));
+        tally.note(&stranger(1), || None);
+        tally.note(&Flow { kind: Kind::Closed, ..stranger(1) }, || None);
         assert_eq!(
             shown(&tally, None),
             [
@@ -274,14 +274,14 @@ mod tests {
     #[test]
     fn a_flood_of_addresses_becomes_one_line_and_the_table_stays_bounded() {
         let tally = Tally::new(Time(0));
-        (0..1000).for_each(|number| tally.note(&stranger(number), None));
+        (0..1000).for_each(|number| tally.note(&stranger(number), || None));
         let lines = shown(&tally, None);
         assert_eq!(lines.len(), ADDRESSES + 1);
         assert!(lines.contains(
             &"payments/api no-seal Ingress world (other addresses) 8080 x968 stale false".to_owned()
         ));
         for port in 0..u16::MAX {
-            tally.note(&Flow { port, ..stranger(1) }, None);
+            tally.note(&Flow { port, ..stranger(1) }, || None);
         }
         let (found, dropped) = tally.obstacles(None);
         let kept: u64 = found.values().flatten().map(|obstacle| obstacle.count).sum();

@@ -93,6 +93,7 @@ fn end(record: &Connection, cookie: u64, hook: Hook) {
     emit::record(
         record,
         &Chapter { at: ctx::now(), cookie, sent: 0, received: 0, kind: Kind::Denied, hook, flags },
+        None,
     );
 }
 

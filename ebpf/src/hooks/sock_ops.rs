@@ -7,6 +7,7 @@ use waxseal_common::flow::{Hook, Kind};
 use waxseal_common::ids::{CgroupId, IdentityId, NetnsId, Revision};
 use waxseal_common::seal::{OPTION_LENGTH, seal};
 use waxseal_common::state::{Connection, Counter};
+use waxseal_common::verdict::Verdict;
 use waxseal_common::wire::Spi;
 
 use crate::callback::Callback;
@@ -185,15 +186,24 @@ fn opened(callback: &Callback<'_>) -> u32 {
     };
     callback.ask_for(CALL_ON_STATE);
     forget_opening(record);
-    tell(record, cookie, Kind::Opened, 0, 0);
+    tell(record, cookie);
     DONE
 }
 
 #[inline(always)]
-fn tell(record: &Connection, cookie: u64, kind: Kind, sent: u64, received: u64) {
+fn tell(record: &Connection, cookie: u64) {
     emit::record(
         record,
-        &Chapter { at: ctx::now(), cookie, sent, received, kind, hook: Hook::SockOps, flags: 0 },
+        &Chapter {
+            at: ctx::now(),
+            cookie,
+            sent: 0,
+            received: 0,
+            kind: Kind::Opened,
+            hook: Hook::SockOps,
+            flags: 0,
+        },
+        None,
     );
 }
 
@@ -219,7 +229,7 @@ fn accepted(callback: &Callback<'_>) -> u32 {
     callback.ask_for(CALL_ON_STATE);
     // An opener on this node tells of the connection itself; two lines for one help nobody.
     if !proven {
-        tell(&record, cookie, Kind::Opened, 0, 0);
+        tell(&record, cookie);
     }
     DONE
 }
@@ -279,12 +289,27 @@ fn closed(callback: &Callback<'_>) -> u32 {
     let Some(record) = maps::connection(cookie) else { return DONE };
     forget_opening(record);
     let opener = record.opener == 1;
-    let tells =
-        if opener { record.stage == Connection::OPEN } else { record.flags & Connection::ANSWERED == 0 };
+    let open = record.stage == Connection::OPEN;
+    // Whoever was denied has been told of already.
+    let failed = !open && Verdict::from_byte(record.verdict).passes();
+    let tells = if opener { open || failed } else { record.flags & Connection::ANSWERED == 0 };
     if tells {
-        let (acknowledged, received) = callback.bytes();
+        let ending = callback.ending();
+        let (acknowledged, received) = callback.bytes(opener, &ending);
         let (sent, received) = if opener { (acknowledged, received) } else { (received, acknowledged) };
-        tell(record, cookie, Kind::Closed, sent, received);
+        emit::record(
+            record,
+            &Chapter {
+                at: ctx::now(),
+                cookie,
+                sent,
+                received,
+                kind: if open { Kind::Closed } else { Kind::Failed },
+                hook: Hook::SockOps,
+                flags: 0,
+            },
+            Some(&ending),
+        );
     }
     let _ = maps::CONNECTIONS.remove(cookie);
     DONE

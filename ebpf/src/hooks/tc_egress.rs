@@ -13,6 +13,7 @@ use waxseal_common::verdict::{Direction, Judgement, Peer, Question, Verdict};
 use waxseal_common::wire::{Asks, Device, Failure, Opening, Route, RouteKey, named_session, wire_seal};
 
 use super::sock_ops::keep;
+use super::tc_ingress::genuine;
 use crate::case::{self, Case};
 use crate::emit::{self, Telling};
 use crate::frame::{Frame, Glance};
@@ -64,7 +65,8 @@ fn look<const LINK: usize>(frame: &Frame<'_, LINK>) -> i32 {
     let Some(option) = packet::seal_option(frame, case.transport, &case.tcp()) else { return NEXT };
     if named_session(&option).is_some() {
         // Written by us at a device above, or by somebody who pretends.
-        return if frame.is_written() { NEXT } else { blank(frame, case, &option) };
+        let ours = frame.is_written() || probes(case, &option);
+        return if ours { NEXT } else { blank(frame, case, &option) };
     }
     if !is_ours(&option) {
         return NEXT;
@@ -78,6 +80,30 @@ fn look<const LINK: usize>(frame: &Frame<'_, LINK>) -> i32 {
         Some(record) => seal(frame, settings, case, &option, record),
         None => blank(frame, case, &option),
     }
+}
+
+/// Whether the agent itself sends this, to see whether seals arrive: only it knows the key.
+#[inline(never)]
+fn probes(case: &Case, option: &SealOption) -> bool {
+    let key = RouteKey {
+        destination: case.tuple.destination,
+        source: IdentityId::AGENT,
+        port: case.tuple.destination_port,
+        protocol: protocol::TCP,
+        pad: 0,
+    };
+    let opening = Opening {
+        source: case.tuple.source,
+        destination: case.tuple.destination,
+        source_port: case.tuple.source_port,
+        destination_port: case.tuple.destination_port,
+        isn: case.sequence,
+    };
+    maps::route(&key).is_some_and(|route| {
+        route.expires > case.at
+            && named_session(option) == Some(route.spi)
+            && genuine(option, &route.key, &opening)
+    })
 }
 
 /// Takes the option away and lets the packet go on.
@@ -192,6 +218,8 @@ fn allow(bench: &Bench, case: &mut Case, record: &mut Connection, other: &Other)
         && record.peer == other.identity
         && record.port == case.tuple.destination_port;
     record.session = other.session;
+    record.flags &= (1 << Connection::FAILURE_SHIFT) - 1;
+    record.flags |= other.failure << Connection::FAILURE_SHIFT;
     record.flags |= if known { Connection::ANSWERED } else { 0 };
     if again {
         return record.verdict != Verdict::Deny as u8;

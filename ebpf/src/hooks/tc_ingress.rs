@@ -11,7 +11,8 @@ use waxseal_common::state::{Counter, Settings};
 use waxseal_common::tables::{Subject, Tables as _};
 use waxseal_common::verdict::{Direction, Reason};
 use waxseal_common::wire::{
-    Arrival, Asks, Device, HALF_OPEN_PER_SESSION, Opening, RouteKey, Session, Spi, is_true, named_session,
+    Arrival, Asks, Device, HALF_OPEN_PER_SESSION, Opening, RouteKey, Session, SessionKey, Spi, is_true,
+    named_session,
 };
 
 use super::tc_egress::{DROP, NEXT, blank};
@@ -109,7 +110,7 @@ fn check<const LINK: usize>(
         destination_port: case.tuple.destination_port,
         isn: case.sequence,
     };
-    if !genuine(option, session, &opening) {
+    if !genuine(option, &session.key, &opening) {
         // Also what a device does that rewrites sequence numbers and keeps the option.
         session.forged += 1;
         maps::count(Counter::WireForged);
@@ -125,8 +126,8 @@ fn check<const LINK: usize>(
 
 /// A function of its own for the sake of the stack.
 #[inline(never)]
-fn genuine(option: &SealOption, session: &Session, opening: &Opening) -> bool {
-    is_true(option, &session.key, opening)
+pub(super) fn genuine(option: &SealOption, key: &SessionKey, opening: &Opening) -> bool {
+    is_true(option, key, opening)
 }
 
 /// No reply and no state: the sender's kernel sends again in a second, and by then its agent has heard of it.

@@ -28,7 +28,9 @@ impl Authority {
         let directory = PathBuf::from(format!("/run/waxseal-{name}"));
         let _ = fs::remove_dir_all(&directory);
         let log = directory.with_extension("log");
-        ask(Command::new(&binary).args(["ca", "init", "--trust-domain", "cluster.local", "--dir"]).arg(&directory))?;
+        ask(Command::new(&binary)
+            .args(["ca", "init", "--trust-domain", "cluster.local", "--dir"])
+            .arg(&directory))?;
         let address = format!("{address}:{PORT}");
         let mut serve = enter(netns, &binary);
         serve.args(["ca", "serve", "--listen", &address, "--log", "info", "--dir"]).arg(&directory);

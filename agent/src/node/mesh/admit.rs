@@ -129,7 +129,7 @@ impl Control {
         if *ties.locals.all() == locals {
             return;
         }
-        ties.credentials.want(locals.values().map(|local| local.id.clone()).collect());
+        ties.credentials.keeper().want(locals.values().map(|local| local.id.clone()).collect());
         ties.locals.replace(locals);
     }
 

@@ -6,6 +6,7 @@ mod credentials;
 mod host;
 mod listeners;
 mod locals;
+mod probe;
 mod report;
 mod rings;
 mod table;
@@ -21,10 +22,9 @@ use super::names::NameBook;
 use crate::config::Config;
 use crate::datapath::Sessions;
 use crate::mesh::{Ended, Mesh, NotAdmitted, Options, Parts};
-use crate::pki::Peer;
+use crate::pki::{Credentials, Peer};
 use crate::workload::Labels;
-pub(super) use credentials::Credentials;
-pub(super) use credentials::Error as CredentialsError;
+pub(super) use credentials::credentials;
 use host::Host;
 pub(super) use listeners::Place;
 use listeners::Places;
@@ -113,7 +113,7 @@ impl Beginning {
         self,
         config: &Config,
         resumed: bool,
-        credentials: &Credentials,
+        credentials: &Arc<Credentials>,
     ) -> Result<(Mesh, mpsc::Sender<Request>), Error> {
         let Self { host, sessions, mesh: place } = self;
         let control = host.control.clone();
@@ -131,8 +131,8 @@ impl Beginning {
         tokio::spawn(table::age(Arc::clone(&table)));
         let mesh = Mesh::start(Parts {
             options,
-            trust: credentials.trust.clone(),
-            certificates: Arc::clone(&credentials.keeper) as Arc<_>,
+            trust: credentials.trust().clone(),
+            certificates: Arc::clone(credentials) as Arc<_>,
             table,
             node: Arc::new(host),
         });

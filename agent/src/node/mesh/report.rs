@@ -54,7 +54,7 @@ impl Control {
             held: held as u64,
             handshakes,
             counters,
-            certificates: ties.credentials.status().into_iter().map(certificate).collect(),
+            certificates: ties.credentials.keeper().status().into_iter().map(certificate).collect(),
         }
     }
 }
@@ -89,7 +89,7 @@ fn end(who: Who, names: &NameBook) -> SessionEnd {
 }
 
 fn name(identity: IdentityId, names: &NameBook) -> String {
-    names.identity(identity).map_or_else(|| identity.0.to_string(), |named| named.name.to_string())
+    names.identity(identity).map_or_else(|| identity.0.to_string(), |named| named.name.clone())
 }
 
 /// The name of a node without what all nodes' IDs have in common.

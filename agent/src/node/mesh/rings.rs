@@ -45,9 +45,10 @@ async fn drain(ring: RingBuf<MapData>, read: fn(&[u8]) -> Option<Held>, desk: &D
     loop {
         let mut ready = ring.readable_mut().await?;
         while let Some(item) = ready.get_inner_mut().next() {
-            match read(&item) {
-                Some(held) => desk.take(held),
-                None => tracing::error!(length = item.len(), "a notice that cannot be read"),
+            if let Some(held) = read(&item) {
+                desk.take(held);
+            } else {
+                tracing::error!(length = item.len(), "a notice that cannot be read");
             }
         }
         ready.clear_ready();
