@@ -1,4 +1,4 @@
-//! What enforcement costs: runs the committed benchmark on optimized builds.
+//! What enforcement and policies cost: runs the committed benchmarks on optimized builds.
 
 use std::ffi::OsString;
 use std::process::Command;
@@ -13,6 +13,9 @@ const WHY: &str = "the benchmark makes cgroups and loads kernel programs";
 /// Options of `cargo xtask bench`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
+    /// What is measured
+    #[arg(value_enum, default_value_t)]
+    what: What,
     /// Use what is built already. Set when this task starts itself again as root.
     #[arg(long, hide = true)]
     built: bool,
@@ -21,8 +24,33 @@ pub(crate) struct Options {
     arguments: Vec<OsString>,
 }
 
+/// What can be measured.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+enum What {
+    /// What enforcement costs connections
+    #[default]
+    Connections,
+    /// What policies cost: reading, compiling, one change of ten thousand documents
+    Policy,
+}
+
 /// `cargo xtask bench`.
 pub(crate) fn run(place: &Place, options: &Options) -> anyhow::Result<()> {
+    match options.what {
+        What::Connections => connections(place, options),
+        What::Policy => policy(place, options),
+    }
+}
+
+/// Neither root nor kernel programs are needed.
+fn policy(place: &Place, options: &Options) -> anyhow::Result<()> {
+    let mut command = Command::new("cargo");
+    command.current_dir(&place.root).args(["run", "--quiet", "--release", "--package", "waxseal"]);
+    command.args(["--example", "waxseal-bench-policy", "--"]).args(&options.arguments);
+    attended(&mut command)
+}
+
+fn connections(place: &Place, options: &Options) -> anyhow::Result<()> {
     privilege::must_be_possible(WHY)?;
     if !options.built {
         build::run(place, build::Profile::Release)?;

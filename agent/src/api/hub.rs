@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use tokio::sync::Notify;
-use waxseal_common::flow::FlowEvent;
+use waxseal_common::flow::{FlowEvent, Kind};
 
 use super::archive::{Archive, View};
 use crate::flows::{Cause, Filter, Flow, Loss, Losses, Time};
@@ -197,6 +197,13 @@ impl Hub {
             Some(archive) if !whole && !enough => Past::Archive(archive.view()),
             _ => Past::Memory(flows),
         }
+    }
+
+    /// The newest flow of a socket that judged a connection, or else the newest one.
+    pub fn flow(&self, cookie: u64) -> Option<Arc<Flow>> {
+        let inner = self.inner();
+        let of_it = || inner.history.iter().rev().filter(|flow| flow.cookie == cookie);
+        of_it().find(|flow| flow.kind != Kind::Closed).or_else(|| of_it().next()).cloned()
     }
 
     /// How the readers are.

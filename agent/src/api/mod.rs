@@ -7,6 +7,7 @@ mod archive;
 mod client;
 mod hub;
 mod reports;
+mod rollout;
 mod server;
 mod sessions;
 mod socket;
@@ -23,6 +24,9 @@ pub use hub::{Batch, Hub, Past, Replay, Tap, TapReport, TooManyTaps};
 pub use reports::{
     EndpointReport, EndpointState, ExplainReport, IdentityReport, MapFill, ModeReport, PolicyFailure,
     PolicyReport, ProgramReport, StatusReport,
+};
+pub use rollout::{
+    Level, ModeSet, Obstacle, RolloutReport, Scope, Step, What, WorkloadMode, WorkloadRollout,
 };
 pub use server::Server;
 pub use sessions::{
@@ -41,7 +45,7 @@ pub enum Command {
     Endpoints(oneshot::Sender<Vec<EndpointReport>>),
     /// The identities of this node.
     Identities(oneshot::Sender<Vec<IdentityReport>>),
-    /// Shows or changes the node's emergency ceiling.
+    /// Shows or changes modes: the node's emergency ceiling, and those of workloads and namespaces.
     Mode {
         /// What to do.
         change: ModeChange,
@@ -54,6 +58,20 @@ pub enum Command {
         question: Question,
         /// The steps.
         reply: oneshot::Sender<Result<ExplainReport, Failure>>,
+    },
+    /// What would be decided now about a connection that was seen, and why.
+    ExplainFlow {
+        /// The number of its socket.
+        cookie: u64,
+        /// The steps.
+        reply: oneshot::Sender<Result<ExplainReport, Failure>>,
+    },
+    /// What would break if workloads went one step stricter.
+    Rollout {
+        /// Which workloads.
+        scope: Scope,
+        /// The obstacles.
+        reply: oneshot::Sender<Result<RolloutReport, Failure>>,
     },
     /// The set of policies in force, and what is wrong with a newer one.
     Policy(oneshot::Sender<PolicyReport>),

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use waxseal_common::tables::Mode;
 
 use super::hub::TapReport;
+use super::rollout::{ModeSet, WorkloadMode};
 use super::sessions::MeshReport;
 use crate::flows::{Time, words};
 use crate::workload::Labels;
@@ -96,6 +97,12 @@ pub struct ModeReport {
     /// When the ceiling was set.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub since: Option<Time>,
+    /// What was set at run time for workloads and namespaces.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub set: Vec<ModeSet>,
+    /// Every workload that runs here; empty in `status`, which has no room for them.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub workloads: Vec<WorkloadMode>,
 }
 
 /// How far a cgroup has come.

@@ -112,6 +112,12 @@ impl Desk {
             Request::Explain(question) => {
                 self.try_ask(&mut writer, |reply| Command::Explain { question, reply }).await
             }
+            Request::ExplainFlow { cookie } => {
+                self.try_ask(&mut writer, |reply| Command::ExplainFlow { cookie, reply }).await
+            }
+            Request::Rollout(scope) => {
+                self.try_ask(&mut writer, |reply| Command::Rollout { scope, reply }).await
+            }
             Request::Tap(request) => self.tap(*request, reader, writer).await,
         }
     }

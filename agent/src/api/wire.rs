@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use waxseal_common::tables::Mode;
 
+use super::rollout::{Level, Scope};
 use crate::flows::{Filter, VERSION, words};
 
 /// The most bytes of a request, newline included.
@@ -23,6 +24,13 @@ pub enum Request {
     Mode(ModeChange),
     /// Answered with a [`super::ExplainReport`].
     Explain(Question),
+    /// Answered with a [`super::ExplainReport`].
+    ExplainFlow {
+        /// The number of its socket, as flows show it.
+        cookie: u64,
+    },
+    /// Answered with a [`super::RolloutReport`].
+    Rollout(Scope),
     /// Answered with a [`super::PolicyReport`].
     Policy,
     /// Answered with a [`super::SessionsReport`].
@@ -33,8 +41,8 @@ pub enum Request {
     Tap(Box<TapRequest>),
 }
 
-/// What to do with the node's emergency ceiling: the loosest mode, which holds for every workload.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// What to do with modes. The node's emergency ceiling is the loosest mode, which holds for every workload.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "change", rename_all = "snake_case", deny_unknown_fields)]
 pub enum ModeChange {
     /// Nothing; only show it.
@@ -47,6 +55,19 @@ pub enum ModeChange {
     },
     /// Every workload has its own mode again.
     Reset,
+    /// Sets the mode of a workload or namespace, whatever its document says.
+    Set {
+        /// For whom.
+        level: Level,
+        /// How strict.
+        #[serde(with = "words")]
+        mode: Mode,
+    },
+    /// What the documents say holds again for a workload or namespace.
+    Unset {
+        /// For whom.
+        level: Level,
+    },
 }
 
 /// A connection that somebody asks about. The two ends as people name them.
@@ -153,6 +174,10 @@ mod tests {
             Request::Status,
             Request::Mode(ModeChange::Ceiling { mode: Mode::Audit }),
             Request::Mode(ModeChange::Reset),
+            Request::Mode(ModeChange::Set { level: Level::Workload("shop/web".into()), mode: Mode::Enforce }),
+            Request::Mode(ModeChange::Unset { level: Level::Namespace("shop".into()) }),
+            Request::Rollout(Scope { namespace: Some("shop".into()), workload: None }),
+            Request::ExplainFlow { cookie: 77 },
             Request::Explain(question),
             Request::Tap(Box::new(tap)),
         ];
@@ -162,6 +187,10 @@ mod tests {
             {"request":"status"}
             {"request":"mode","change":"ceiling","mode":"audit"}
             {"request":"mode","change":"reset"}
+            {"request":"mode","change":"set","level":{"workload":"shop/web"},"mode":"enforce"}
+            {"request":"mode","change":"unset","level":{"namespace":"shop"}}
+            {"request":"rollout","namespace":"shop"}
+            {"request":"explain_flow","cookie":77}
             {"request":"explain","from":"a","to":"b","port":"80/tcp"}
             {"request":"tap","filter":{},"last":3,"follow":true}
         "#]]

@@ -10,6 +10,7 @@ mod list;
 mod mode;
 mod output;
 mod policy;
+mod report;
 mod session;
 mod status;
 mod tap;
@@ -80,9 +81,12 @@ enum Command {
     /// Make and run the CA that signs the certificates of nodes and workloads
     #[command(subcommand, after_help = ca::AFTER_HELP)]
     Ca(ca::Command),
-    /// Show or loosen the mode of the whole node, in an emergency
+    /// Show and set how strict workloads are; loosen the whole node, in an emergency
     #[command(after_help = mode::AFTER_HELP)]
     Mode(mode::Arguments),
+    /// Show what would break if workloads went one step stricter
+    #[command(after_help = report::AFTER_HELP)]
+    Report(report::Arguments),
     /// Show every value of the configuration and where it comes from
     #[command(after_help = configuration::after_help())]
     Config(Output),
@@ -139,6 +143,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<Exit> {
         Command::Policy(command) => policy::run(&common, command),
         Command::Ca(command) => ca::run(&common, command),
         Command::Mode(arguments) => mode::run(&common, &arguments),
+        Command::Report(arguments) => report::run(&common, arguments),
         Command::Config(Output { output }) => configuration::run(&common, output),
         Command::Uninstall(Output { output }) => agent::uninstall(&common, output),
         Command::Completions(arguments) => generate::completions(&arguments),

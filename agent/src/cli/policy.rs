@@ -9,7 +9,7 @@ use super::exit::{Ended, Exit};
 use super::output::{Format, write, write_json};
 use super::{Common, Output, connect, status};
 use crate::api::{ExplainReport, PolicyReport, Question, Request};
-use crate::policy::{self, NodeDefaults, Ownership, Ports};
+use crate::policy::{self, CheckOptions, NodeDefaults, Ownership, Ports};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
@@ -30,6 +30,9 @@ pub(super) struct Check {
     /// Files and directories; the configured policies directory when none is given
     #[arg(value_name = "PATH")]
     paths: Vec<PathBuf>,
+    /// Workloads that no document describes, as `waxseal identity list -o json` prints them
+    #[arg(long, value_name = "FILE")]
+    workloads: Option<PathBuf>,
     /// End with 1 when there are warnings
     #[arg(long)]
     strict: bool,
@@ -64,17 +67,23 @@ pub(super) struct Test {
 #[derive(Debug, Args)]
 pub(super) struct Explain {
     /// The opener: namespace/name, SPIFFE ID, labels as namespace/key=value, number, address, or a word as world
-    #[arg(long, value_name = "WHO")]
-    from: String,
+    #[arg(long, value_name = "WHO", required_unless_present = "flow")]
+    from: Option<String>,
     /// The acceptor
-    #[arg(long, value_name = "WHO")]
-    to: String,
+    #[arg(long, value_name = "WHO", required_unless_present = "flow")]
+    to: Option<String>,
     /// The acceptor's port as in a rule: 8080/tcp, 53/udp
-    #[arg(long, value_name = "PORT", value_parser = port)]
-    port: String,
+    #[arg(long, value_name = "PORT", value_parser = port, required_unless_present = "flow")]
+    port: Option<String>,
+    /// A connection that the agent has seen lately, by the `cookie` that `waxseal tap -o json` shows
+    #[arg(long, value_name = "COOKIE", conflicts_with_all = ["from", "to", "port", "files"])]
+    flow: Option<u64>,
     /// Explain these files instead of what the agent has in force
     #[arg(long, value_name = "PATH", num_args = 1..)]
     files: Vec<PathBuf>,
+    /// Workloads that no document describes, as `waxseal identity list -o json` prints them
+    #[arg(long, value_name = "FILE", requires = "files")]
+    workloads: Option<PathBuf>,
     #[command(flatten)]
     output: Output,
 }
@@ -115,10 +124,12 @@ fn get(common: &Common, output: Format) -> anyhow::Result<Exit> {
 }
 
 fn check(common: &Common, arguments: Check) -> anyhow::Result<Exit> {
-    let Check { paths, strict, output } = arguments;
+    let Check { paths, workloads, strict, output } = arguments;
     let config = common.configuration()?;
     let paths = if paths.is_empty() { vec![config.policies] } else { paths };
-    let report = policy::check_with(&paths, &config.trust_domain, strict, output != CheckFormat::Table);
+    let options =
+        CheckOptions { strict, rows: output != CheckFormat::Table, workloads: workloads.as_deref() };
+    let report = policy::check_with(&paths, &config.trust_domain, options);
     match output {
         CheckFormat::Json => write_json(&report)?,
         CheckFormat::Table | CheckFormat::Wide => write(&report.to_string())?,
@@ -131,16 +142,24 @@ fn check(common: &Common, arguments: Check) -> anyhow::Result<Exit> {
 }
 
 fn explain(common: &Common, arguments: Explain) -> anyhow::Result<Exit> {
-    let Explain { from, to, port, files, output: Output { output } } = arguments;
+    let Explain { from, to, port, flow, files, workloads, output: Output { output } } = arguments;
     let config = common.configuration()?;
+    if let Some(cookie) = flow {
+        let report: ExplainReport = connect(&config)?.ask(&Request::ExplainFlow { cookie })?;
+        return answer(output, &report.explanation, &report.text);
+    }
+    let [from, to, port] = [from, to, port].map(Option::unwrap_or_default);
     if files.is_empty() {
         let question = Question { from, to, port };
         let report: ExplainReport = connect(&config)?.ask(&Request::Explain(question))?;
         return answer(output, &report.explanation, &report.text);
     }
     let invalid = |message: String| Ended { exit: Exit::Invalid, message };
-    let set = policy::load_from(&files, &config.trust_domain, Ownership::Anybody)
+    let mut set = policy::load_from(&files, &config.trust_domain, Ownership::Anybody)
         .map_err(|errors| invalid(errors.to_string()))?;
+    if let Some(file) = workloads {
+        set.add_workloads(&file, &config.trust_domain).map_err(|errors| invalid(errors.to_string()))?;
+    }
     let defaults = NodeDefaults { mode: config.mode, mesh: config.mesh, local: Vec::new() };
     let identities = policy::expected_identities(&set);
     let explanation = policy::explain(&set, &identities, &defaults, &from, &to, &port)

@@ -26,6 +26,7 @@ fn render(report: &StatusReport) -> String {
     head(report, &mut out);
     policy(&report.policy, &mut out);
     let _infallible = write!(out, "mode       {}", mode::sentence(&report.mode));
+    out.push_str(&mode::set_lines(&report.mode.set, "           "));
     workloads(report, &mut out);
     programs(report, &mut out);
     let crate::api::TapReport { readers, published, lost } = report.taps;
@@ -164,7 +165,7 @@ fn tables(report: &StatusReport, out: &mut String) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::{EndpointReport, ModeReport, PolicyFailure, ProgramReport, TapReport};
+    use crate::api::{EndpointReport, Level, ModeReport, ModeSet, PolicyFailure, ProgramReport, TapReport};
     use crate::flows::Time;
     use expect_test::expect;
     use waxseal_common::tables::Mode;
@@ -187,7 +188,13 @@ mod tests {
                 since: Some(Time(0)),
                 ..PolicyReport::default()
             },
-            mode: ModeReport { default: Mode::Audit, ceiling: Mode::Enforce, since: None },
+            mode: ModeReport {
+                default: Mode::Audit,
+                ceiling: Mode::Enforce,
+                since: None,
+                set: vec![],
+                workloads: vec![],
+            },
             endpoints: 3,
             identities: 2,
             unsettled: vec![],
@@ -231,7 +238,15 @@ mod tests {
             vec!["pay.yaml:3:5: unknown key `form`\n  3 |   form: x".into(), "b.yaml:1:1: no kind".into()];
         report.policy.failure = Some(PolicyFailure { errors, since: Time(60_000) });
         report.policy.warnings = vec!["a.yaml:2:1: selects nothing that exists".into()];
-        report.mode = ModeReport { default: Mode::Enforce, ceiling: Mode::Audit, since: Some(Time(1000)) };
+        let set =
+            ModeSet { level: Level::Workload("shop/web".into()), mode: Mode::Enforce, since: Time(2000) };
+        report.mode = ModeReport {
+            default: Mode::Enforce,
+            ceiling: Mode::Audit,
+            since: Some(Time(1000)),
+            set: vec![set],
+            workloads: vec![],
+        };
         report.programs.push(ProgramReport { name: "sock_ops".into(), attached: false, target: "/".into() });
         report.unsettled = vec![EndpointReport {
             cgroup: 9,
@@ -251,6 +266,7 @@ mod tests {
                            3 |   form: x
                          b.yaml:1:1: no kind
             mode       enforce unless a workload, a policy or a namespace says otherwise; CEILING audit since 1970-01-01T00:00:01.000Z
+                       set: workload shop/web is enforce since 1970-01-01T00:00:02.000Z
             endpoints  3 ready, 1 pending, 0 refused; 2 identities
                        WORKLOAD  IDENTITY  STATE    MODE  CGROUP  PATH  WHY
                        -         -         pending  -          9  /a    no Workload document matches

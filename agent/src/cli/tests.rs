@@ -23,6 +23,12 @@ fn wrong_usage_ends_with_2_and_help_with_0() {
         ("--set mode=strict status", Exit::Invalid),
         ("--set nonsense status", Exit::Invalid),
         ("mode audit", Exit::Invalid),
+        ("mode set audit", Exit::Invalid),
+        ("mode set --workload a/b strict", Exit::Invalid),
+        ("report --namespace a --workload a/b", Exit::Invalid),
+        ("policy explain --flow 77 --from a", Exit::Invalid),
+        ("policy explain --flow 77 --files x", Exit::Invalid),
+        ("policy explain --from a --to b", Exit::Invalid),
         ("policy explain --from a --to b --port http", Exit::Invalid),
     ] {
         assert_eq!(end(line), exit, "{line}");
@@ -42,6 +48,11 @@ fn without_an_agent_every_question_ends_with_4() {
         "mode",
         "mode audit --all",
         "mode reset",
+        "mode set --workload shop/web audit",
+        "mode reset --namespace shop",
+        "report",
+        "report --namespace shop -o json",
+        "policy explain --flow 77",
         "policy get",
         "policy explain --from a/b --to c/d --port 80/tcp",
     ] {

@@ -19,8 +19,10 @@ use super::ceiling::{self, Ceiling};
 use super::lastgood::LastGood;
 use super::mesh::{Request, Ties};
 use super::names::NameBook;
+use super::overrides::Overrides;
 use super::refusals::Refuse;
 use super::rings::asynchronous;
+use super::tally::Tally;
 use crate::api::{Command, Hub, PolicyFailure, PolicyReport};
 use crate::attest::{Decision, Owner, ProcFacts};
 use crate::cgroup::{Cgroup, Tree};
@@ -54,6 +56,7 @@ pub(super) const LINGER: Duration = Duration::from_mins(10);
 pub(super) struct Shared {
     pub(super) names: Arc<NameBook>,
     pub(super) hub: Arc<Hub>,
+    pub(super) tally: Arc<Tally>,
     pub(super) refuse: Refuse,
     /// What the mesh is told, and its tables.
     pub(super) ties: Ties,
@@ -76,7 +79,11 @@ pub(super) struct Control {
     pub(super) facts: ProcFacts,
     pub(super) compiler: Compiler,
     pub(super) compiled: Compiled,
+    /// What is in force: the documents with the modes that were set at run time.
     pub(super) set: PolicySet,
+    /// The documents as they are written.
+    pub(super) documents: PolicySet,
+    pub(super) overrides: Overrides,
     /// The files of the documents as they were read last.
     library: Library,
     last_good: LastGood,
@@ -119,6 +126,8 @@ impl Control {
             compiler: Compiler::new(pinned.first_free),
             compiled: pinned.compiled,
             set: PolicySet::default(),
+            documents: PolicySet::default(),
+            overrides: Overrides::read(&config.state)?,
             library: Library::new(config.trust_domain.clone(), Ownership::Trusted),
             last_good: LastGood::new(&config.state),
             cgroups: BTreeMap::new(),

@@ -13,12 +13,15 @@ mod lastgood;
 mod mesh;
 mod metrics;
 mod names;
+mod overrides;
 mod refusals;
 mod reporters;
 mod reports;
 mod revoke;
 mod rings;
+mod rollout;
 mod settle;
+mod tally;
 mod tree;
 
 use std::path::PathBuf;
@@ -34,11 +37,13 @@ use crate::api::{Hub, Server, SocketError};
 use crate::cgroup::{self, Tree};
 use crate::config::Config;
 use crate::datapath::{self, Channels, Kernel};
+use crate::flows::Time;
 use crate::metrics::Metrics;
 use crate::{identity, pki, policy, watch};
 use control::Control;
 use names::NameBook;
 use rings::Desk;
+use tally::Tally;
 
 /// Why the agent does not start, or has stopped.
 #[derive(Debug, Error)]
@@ -150,12 +155,14 @@ async fn serve(config: Config) -> Result<(), Error> {
     let (ties, requests, beginning) = mesh::tie(&config, &credentials, &names)?.split();
     let (resumed, mesh_config) = (kernel.resumed, config.clone());
     let look = Arc::new(Notify::new());
+    let tally = Arc::new(Tally::new(Time::now()));
     let shared = control::Shared {
         look: Arc::clone(&look),
         names: Arc::clone(&names),
         hub: Arc::clone(&hub),
         refuse: refuse.clone(),
         ties,
+        tally: Arc::clone(&tally),
     };
     let (commands, inbox) = mpsc::channel(64);
     let (stop, stopped) = oneshot::channel();
@@ -194,7 +201,7 @@ async fn serve(config: Config) -> Result<(), Error> {
         mesh = Some(begun);
     }
     metrics.add(Arc::new(reporters::Certificates(credentials)));
-    let desk = Desk { names, hub: Arc::clone(&hub), metrics, refuse, look, mesh };
+    let desk = Desk { names, hub: Arc::clone(&hub), metrics, refuse, look, mesh, tally };
     tasks.spawn(rings::drain(flows, denials, polling, desk));
     tasks.spawn(rings::log(log));
     tasks.spawn(server.serve(hub, commands));

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
 use waxseal_common::ids::{CgroupId, IdentityId, RuleId};
+use waxseal_common::verdict::Direction;
 
 use crate::config::Config;
 use crate::escape::escape;
@@ -28,7 +29,8 @@ pub(super) struct NameBook {
 #[derive(Debug, Default)]
 struct Pages {
     identities: HashMap<IdentityId, Arc<Identity>>,
-    rules: HashMap<RuleId, Arc<Rule>>,
+    /// With the list that each is in.
+    rules: HashMap<RuleId, (Arc<Rule>, Direction)>,
     cgroups: HashMap<CgroupId, Arc<str>>,
     /// By whether this node's workload opens, and the session's number.
     sessions: HashMap<(bool, u32), Made>,
@@ -57,7 +59,10 @@ impl NameBook {
         };
         let named: Vec<_> = new
             .into_iter()
-            .map(|(id, info)| (*id, Arc::new(Rule::new(&info.policy, info.rule.as_deref(), &info.origin))))
+            .map(|(id, info)| {
+                let rule = Rule::new(&info.policy, info.rule.as_deref(), &info.origin);
+                (*id, (Arc::new(rule), info.direction.into()))
+            })
             .collect();
         self.write(|pages| {
             if pages.rules.len() > OLD_RULES + rules.len() {
@@ -109,13 +114,20 @@ pub(super) struct OpenBook<'a> {
     book: &'a NameBook,
 }
 
+impl OpenBook<'_> {
+    /// The side that a rule is about.
+    pub(super) fn direction(&self, rule: RuleId) -> Option<Direction> {
+        self.pages.rules.get(&rule).map(|(_, direction)| *direction)
+    }
+}
+
 impl Names for OpenBook<'_> {
     fn identity(&self, identity: IdentityId) -> Option<Arc<Identity>> {
         self.pages.identities.get(&identity).cloned()
     }
 
     fn rule(&self, rule: RuleId) -> Option<Arc<Rule>> {
-        self.pages.rules.get(&rule).cloned()
+        self.pages.rules.get(&rule).map(|(rule, _)| Arc::clone(rule))
     }
 
     fn cgroup(&self, cgroup: CgroupId) -> Option<Arc<str>> {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use waxseal_common::ids::{CgroupId, IdentityId, Revision};
+use waxseal_common::ids::{CgroupId, IdentityId, Revision, protocol};
 use waxseal_common::tables::Mode;
 
 use super::ceiling::{self, Ceiling};
@@ -15,7 +15,7 @@ use crate::api::{
 use crate::attest::{Decision, Owner};
 use crate::datapath::object::{HOOKS, Place};
 use crate::escape::escape;
-use crate::flows::Time;
+use crate::flows::{End, Identity, Time, line};
 use crate::policy::{self, PolicySet};
 
 /// A path for the eye.
@@ -48,6 +48,8 @@ impl Control {
             Command::Identities(reply) => drop(reply.send(self.identity_reports())),
             Command::Mode { change, reply } => drop(reply.send(self.change_mode(change))),
             Command::Explain { question, reply } => drop(reply.send(self.explain(&question))),
+            Command::ExplainFlow { cookie, reply } => drop(reply.send(self.explain_flow(cookie))),
+            Command::Rollout { scope, reply } => drop(reply.send(self.rollout(&scope))),
             Command::Policy(reply) => drop(reply.send(self.policy.clone())),
             Command::Sessions(reply) => self.report_sessions(reply),
             Command::Probe { address, reply } => self.probe(address, reply),
@@ -176,8 +178,10 @@ impl Control {
             .collect()
     }
 
-    fn mode_report(&self) -> ModeReport {
+    pub(super) fn mode_report(&self) -> ModeReport {
         ModeReport {
+            set: self.overrides.report(),
+            workloads: Vec::new(),
             default: self.config.mode,
             ceiling: self.ceiling.map_or(Mode::Enforce, |ceiling| ceiling.mode),
             since: self.ceiling.map(|ceiling| ceiling.since),
@@ -197,9 +201,48 @@ impl Control {
         Ok(ExplainReport { text, explanation })
     }
 
+    /// By the documents in force, for the ends of a connection that was seen.
+    fn explain_flow(&self, cookie: u64) -> Result<ExplainReport, Failure> {
+        let flow = self.shared.hub.flow(cookie).ok_or_else(|| {
+            let text = format!(
+                "no flow {cookie} among those that the agent still keeps; `waxseal tap -o json` shows them"
+            );
+            Failure::new(FailureKind::Invalid, text)
+        })?;
+        let known = policy::expected_identities(&self.set);
+        let end = |end: &End| {
+            let Identity { name, spiffe_id, labels, .. } = &*end.identity;
+            let who = match spiffe_id {
+                Some(id) if !known.iter().any(|info| info.full_name() == *name) => {
+                    let labels = labels.iter().map(|(key, value)| format!(",{key}={value}"));
+                    format!("{id}{}", labels.collect::<String>())
+                }
+                _ => name.clone(),
+            };
+            format!("{who}@{}", end.address)
+        };
+        let (from, to) = (end(&flow.source), end(&flow.destination));
+        let has_ports = matches!(flow.protocol.0, protocol::TCP | protocol::UDP);
+        let port =
+            if has_ports { format!("{}/{}", flow.port, flow.protocol) } else { flow.protocol.to_string() };
+        let mut report = self.explain(&Question { from, to, port })?;
+        let revision = self.kernel.revision().unwrap_or_default().0;
+        let now = if flow.revision == revision {
+            String::new()
+        } else {
+            format!(
+                "The policies have changed since (revision {revision} now); this is what they say today.\n"
+            )
+        };
+        report.text = format!("{}\n{now}\n{}", line(&flow, false), report.text);
+        Ok(report)
+    }
+
     fn change_mode(&mut self, change: ModeChange) -> Result<ModeReport, Failure> {
         let wanted = match change {
-            ModeChange::Show => return Ok(self.mode_report()),
+            ModeChange::Show => return Ok(self.modes()),
+            ModeChange::Set { level, mode } => return self.set_mode(&level, Some(mode)),
+            ModeChange::Unset { level } => return self.set_mode(&level, None),
             ModeChange::Reset | ModeChange::Ceiling { mode: Mode::Enforce } => None,
             ModeChange::Ceiling { mode } => Some(Ceiling { mode, since: Time::now() }),
         };
@@ -217,6 +260,6 @@ impl Control {
         }
         self.kernel.judge_again().map_err(|error| failed(&error))?;
         self.end_denied();
-        Ok(self.mode_report())
+        Ok(self.modes())
     }
 }

@@ -16,6 +16,7 @@ use zerocopy::FromBytes as _;
 
 use super::names::{NameBook, OpenBook};
 use super::refusals::Refuse;
+use super::tally::Tally;
 use crate::api::Hub;
 use crate::datapath::Polling;
 use crate::flows::{Cause, Flow, Loss, enrich};
@@ -73,6 +74,8 @@ pub(super) struct Desk {
     pub(super) look: Arc<Notify>,
     /// Who tells senders of other nodes that they are mistaken.
     pub(super) mesh: Option<Mesh>,
+    /// What a stricter step would break.
+    pub(super) tally: Arc<Tally>,
 }
 
 async fn drain_denials(ring: RingBuf<MapData>, desk: &Desk) -> std::io::Result<()> {
@@ -192,6 +195,7 @@ impl Desk {
         match enrich(&event, names) {
             Ok(flow) => {
                 self.metrics.see(&flow);
+                self.tally.note(&flow, || names.direction(event.rule));
                 batch.push((event, flow));
             }
             Err(error) => {

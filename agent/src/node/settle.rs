@@ -77,20 +77,27 @@ fn expected(workloads: &[Workload]) -> BTreeSet<NamePattern> {
 const LINGERING: usize = 8192;
 
 impl Control {
-    /// Judges every cgroup anew under a new set of documents and puts it into force.
-    pub(super) fn install(&mut self, set: PolicySet) -> Result<(), Error> {
-        if set.workloads != self.set.workloads {
+    /// Judges every cgroup anew under a new set of documents, with the modes that were set at run time, and puts it into
+    /// force.
+    pub(super) fn install(&mut self, documents: PolicySet) -> Result<(), Error> {
+        let set = self.overrides.applied(&documents);
+        // Who is who does not follow from policies.
+        let known = set.workloads == self.set.workloads && self.cgroups.keys().eq(self.decisions.keys());
+        let decisions = if known {
+            std::mem::take(&mut self.decisions)
+        } else {
             self.registry.refresh(&set.workloads)?;
+            self.facts.refresh();
+            let judged = self.cgroups.values();
+            judged.map(|cgroup| (cgroup.id, attest(cgroup, &set.workloads, &self.facts))).collect()
+        };
+        let settled = self.settle(&set, &decisions);
+        if known || settled.is_ok() {
+            self.decisions = decisions;
         }
-        self.facts.refresh();
-        let decisions = self
-            .cgroups
-            .values()
-            .map(|cgroup| (cgroup.id, attest(cgroup, &set.workloads, &self.facts)))
-            .collect();
-        self.settle(&set, &decisions)?;
-        self.decisions = decisions;
+        settled?;
         self.set = set;
+        self.documents = documents;
         Ok(())
     }
 
@@ -129,6 +136,7 @@ impl Control {
         }
         self.owners = settled.owners;
         self.publish();
+        self.shared.tally.learn_open(self.open_sides());
         Ok(())
     }
 

@@ -1,7 +1,9 @@
 //! Which policies select which workload.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::sync::Arc;
+
+use waxseal_common::ids::IdentityId;
 
 use super::set::IdentityPolicy;
 use crate::workload::{IdentityInfo, Labels};
@@ -13,43 +15,95 @@ pub(super) struct Bound {
     pub(super) policies: Vec<usize>,
 }
 
-/// The policies that select each identity.
-#[derive(Debug)]
+/// The policies that select each identity, and for how long that holds: while the policies are the same ones, and the
+/// identity has what selectors ask for.
+#[derive(Debug, Default)]
 pub(super) struct Bindings {
-    /// One for each different namespace and label set.
-    groups: Vec<Bound>,
-    /// For each identity, in the order given, its group.
-    of_identity: Vec<usize>,
+    policies: Vec<Arc<IdentityPolicy>>,
+    known: HashMap<IdentityId, (Asked, Arc<Bound>)>,
+    /// Whether the policies are those of the time before.
+    pub(super) same_policies: bool,
+}
+
+/// All that a selector can ask for.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Asked {
+    namespace: String,
+    labels: Labels,
+    account: Option<String>,
+}
+
+/// Up to how many new identities every policy is tried.
+const FEW: usize = 4;
+
+impl Asked {
+    fn of(identity: &IdentityInfo) -> Self {
+        Self {
+            namespace: identity.namespace.clone(),
+            labels: identity.labels.clone(),
+            account: identity.spiffe_id.service_account().map(str::to_owned),
+        }
+    }
+
+    fn is_of(&self, identity: &IdentityInfo) -> bool {
+        self.namespace == identity.namespace
+            && self.labels == identity.labels
+            && self.account.as_deref() == identity.spiffe_id.service_account()
+    }
 }
 
 impl Bindings {
-    pub(super) fn new(policies: &[Arc<IdentityPolicy>], identities: &[IdentityInfo]) -> Self {
-        let index = Index::new(policies);
-        let mut known: HashMap<(&str, &Labels, Option<&str>), usize> = HashMap::new();
-        let mut groups = Vec::new();
-        let mut of_identity = Vec::with_capacity(identities.len());
-        for identity in identities {
-            // All that a selector can ask for.
-            let account = identity.spiffe_id.service_account();
-            let key = (identity.namespace.as_str(), &identity.labels, account);
-            let group = *known.entry(key).or_insert_with(|| {
-                groups.push(Bound { policies: index.selecting(identity) });
-                groups.len() - 1
-            });
-            of_identity.push(group);
+    /// Brings them to these policies and identities. Returns what selects each identity, in the order given.
+    pub(super) fn update(
+        &mut self,
+        policies: &[Arc<IdentityPolicy>],
+        identities: &[IdentityInfo],
+    ) -> Vec<Arc<Bound>> {
+        let same = policies.iter().zip(&self.policies).all(|(a, b)| Arc::ptr_eq(a, b));
+        self.same_policies = same && policies.len() == self.policies.len();
+        if !self.same_policies {
+            self.policies = policies.to_vec();
+            self.known.clear();
         }
-        Self { groups, of_identity }
+        let mut before = std::mem::take(&mut self.known);
+        let mut known: Vec<Option<_>> = identities
+            .iter()
+            .map(|identity| before.remove(&identity.id).filter(|(asked, _)| asked.is_of(identity)))
+            .collect();
+        let newcomers = known.iter().filter(|known| known.is_none()).count();
+        // An index is worth its making only for many.
+        let index = (newcomers > FEW).then(|| Index::new(policies));
+        let mut alike: HashMap<Asked, Arc<Bound>> = HashMap::new();
+        let mut found = Vec::with_capacity(identities.len());
+        for (identity, known) in identities.iter().zip(&mut known) {
+            let (asked, bound) = known.take().unwrap_or_else(|| {
+                let asked = Asked::of(identity);
+                let bound = alike.entry(asked.clone()).or_insert_with(|| {
+                    let policies = match &index {
+                        Some(index) => index.selecting(identity),
+                        None => selecting(policies, identity),
+                    };
+                    Arc::new(Bound { policies })
+                });
+                (asked, Arc::clone(bound))
+            });
+            found.push(Arc::clone(&bound));
+            self.known.insert(identity.id, (asked, bound));
+        }
+        found
     }
+}
 
-    /// For each identity, in the order given.
-    pub(super) fn per_identity(&self) -> impl Iterator<Item = &Bound> {
-        self.of_identity.iter().map(|group| &self.groups[*group])
-    }
+/// The places of the policies that select anybody, in document order.
+pub(super) fn used(policies: usize, bound: &[Arc<Bound>]) -> Vec<usize> {
+    let mut is_used = vec![false; policies];
+    bound.iter().flat_map(|bound| &bound.policies).for_each(|place| is_used[*place] = true);
+    (0..policies).filter(|place| is_used[*place]).collect()
+}
 
-    /// The policies that select anybody, in document order.
-    pub(super) fn used(&self) -> BTreeSet<usize> {
-        self.groups.iter().flat_map(|group| group.policies.iter().copied()).collect()
-    }
+fn selecting(policies: &[Arc<IdentityPolicy>], identity: &IdentityInfo) -> Vec<usize> {
+    let selects = |place: &usize| policies[*place].selects(identity);
+    (0..policies.len()).filter(selects).collect()
 }
 
 /// Policies by namespace and by the first label they ask for, so that a workload does not try all of them. A policy for

@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 use serde_saphyr::Location;
 
-use super::check::expected_identities;
 use super::error::{LoadErrors, Problem};
 use super::explain::{Asked, Explanation, Questions, Side, verdict_word};
+use super::imagined::expected_identities;
 use super::import::Node;
 use super::load::{Ownership, load_from, read, text_of};
 use super::reader::Reader;

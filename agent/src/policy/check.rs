@@ -1,11 +1,10 @@
 //! `waxseal policy check`: reads files as the agent would, says what each document became, and what a person should look at.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::Serialize;
-use waxseal_common::ids::IdentityId;
 use waxseal_common::tables::Mode;
 use waxseal_common::verdict::Direction;
 
@@ -14,13 +13,14 @@ use super::compile::Compiler;
 use super::compiled::Compiled;
 use super::describe::{labels_text, rule_text, target_text};
 use super::error::LoadErrors;
+use super::imagined::{expected_identities, imagine_peers, imagined};
 use super::lint::lint;
 use super::load::{Ownership, load_from};
 use super::set::{IdentityPolicy, Mesh, Namespace, NodeDefaults, PolicySet, Refuse, direction_word};
 use super::warning::Warning;
 use crate::escape::escape;
-use crate::spiffe::{SpiffeId, TrustDomain};
-use crate::workload::{IdentityInfo, Labels, Origin, Workload};
+use crate::spiffe::TrustDomain;
+use crate::workload::{IdentityInfo, Origin, Workload};
 
 /// What `policy check` found.
 #[derive(Debug, Serialize)]
@@ -74,11 +74,23 @@ pub struct Sizes {
 
 /// Checks files and directories. Whose files they are does not matter here: nothing is put into force.
 pub fn check(paths: &[PathBuf], trust_domain: &TrustDomain, strict: bool) -> CheckReport {
-    check_with(paths, trust_domain, strict, false)
+    check_with(paths, trust_domain, CheckOptions { strict, ..CheckOptions::default() })
 }
 
-/// [`check`], with the compiled rows of each document when `rows` is set.
-pub fn check_with(paths: &[PathBuf], trust_domain: &TrustDomain, strict: bool, rows: bool) -> CheckReport {
+/// What else `policy check` is asked.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct CheckOptions<'a> {
+    /// Whether warnings count as a failure.
+    pub strict: bool,
+    /// Whether the compiled rows of each document are shown.
+    pub rows: bool,
+    /// A list of workloads that no document describes.
+    pub workloads: Option<&'a Path>,
+}
+
+/// [`check`] with everything that can be asked.
+pub fn check_with(paths: &[PathBuf], trust_domain: &TrustDomain, options: CheckOptions<'_>) -> CheckReport {
+    let CheckOptions { strict, rows, workloads } = options;
     let mut report = CheckReport {
         errors: None,
         compile_error: None,
@@ -88,88 +100,15 @@ pub fn check_with(paths: &[PathBuf], trust_domain: &TrustDomain, strict: bool, r
         files: 0,
         strict,
     };
-    match load_from(paths, trust_domain, Ownership::Anybody) {
+    let loaded = load_from(paths, trust_domain, Ownership::Anybody).and_then(|mut set| {
+        workloads.map_or(Ok(()), |file| set.add_workloads(file, trust_domain))?;
+        Ok(set)
+    });
+    match loaded {
         Ok(set) => report.fill(&set, trust_domain, rows),
         Err(errors) => report.errors = Some(errors),
     }
     report
-}
-
-/// The identities that the `Workload` documents will have, numbered in document order. Real numbers differ.
-pub fn expected_identities(set: &PolicySet) -> Vec<IdentityInfo> {
-    let workloads = set.workloads.iter().enumerate();
-    workloads
-        .map(|(index, workload)| IdentityInfo {
-            id: number(index),
-            spiffe_id: workload.spiffe_id.clone(),
-            namespace: workload.namespace.clone(),
-            name: workload.name.clone(),
-            labels: workload.labels.clone(),
-            mode: workload.mode,
-        })
-        .collect()
-}
-
-fn number(index: usize) -> IdentityId {
-    IdentityId(IdentityId::FIRST_WORKLOAD.0 + index as u32)
-}
-
-/// Workloads that no document names, but that the policies would select: so that what does not fit is found before such a
-/// workload appears.
-fn imagined(set: &PolicySet, trust_domain: &TrustDomain, known: &[IdentityInfo]) -> Vec<IdentityInfo> {
-    let mut identities = known.to_vec();
-    let mut seen: HashSet<(String, Labels)> =
-        known.iter().map(|info| (info.namespace.clone(), info.labels.clone())).collect();
-    for policy in &set.policies {
-        let (namespace, labels) = policy.target.example();
-        if !seen.insert((namespace.clone(), labels.clone())) {
-            continue;
-        }
-        let name = format!("imagined-{}", identities.len());
-        let Ok(spiffe_id) = SpiffeId::for_workload(trust_domain, &namespace, &name) else { continue };
-        identities.push(IdentityInfo {
-            id: number(identities.len()),
-            spiffe_id,
-            namespace,
-            name,
-            labels,
-            mode: None,
-        });
-    }
-    identities
-}
-
-/// How many more are imagined for the rows of peers. Whoever has more documents reads the rows of some.
-const MANY: usize = 4096;
-
-/// Adds somebody for each peer that nobody is yet: rows are for those who are known.
-fn imagine_peers(set: &PolicySet, trust_domain: &TrustDomain, identities: &mut Vec<IdentityInfo>) {
-    let mut seen: HashSet<(Option<SpiffeId>, String, Labels)> = HashSet::new();
-    for info in identities.iter() {
-        seen.insert((None, info.namespace.clone(), info.labels.clone()));
-        seen.insert((Some(info.spiffe_id.clone()), String::new(), Labels::new()));
-    }
-    let most = identities.len() + MANY;
-    let rules = set.policies.iter().flat_map(|policy| policy.ingress.iter().chain(&policy.egress)).flatten();
-    for peer in rules.filter_map(|rule| rule.peers.as_ref()).flatten() {
-        for (id, namespace, labels) in peer.examples() {
-            let key = match &id {
-                Some(id) => (Some(id.clone()), String::new(), Labels::new()),
-                None => (None, namespace.clone(), labels.clone()),
-            };
-            if identities.len() >= most || !seen.insert(key) {
-                continue;
-            }
-            let name = match &id {
-                Some(id) => id.path().rsplit('/').next().unwrap_or_default().to_owned(),
-                None => format!("imagined-{}", identities.len()),
-            };
-            let made = || SpiffeId::for_workload(trust_domain, &namespace, &name).ok();
-            let Some(spiffe_id) = id.or_else(made) else { continue };
-            let id = number(identities.len());
-            identities.push(IdentityInfo { id, spiffe_id, namespace, name, labels, mode: None });
-        }
-    }
 }
 
 impl CheckReport {
@@ -207,7 +146,7 @@ impl CheckReport {
     fn add_rows(&mut self, compiled: &Compiled, identities: &[IdentityInfo]) {
         let mut by_document: HashMap<(&str, &str), Vec<String>> = HashMap::new();
         for (rule, lines) in compiled.lines_of_rules(identities) {
-            let Some(info) = compiled.rules.get(&rule) else { continue };
+            let Some(info) = compiled.rule(rule) else { continue };
             let list = by_document.entry((info.kind, info.policy.as_str())).or_default();
             list.extend(lines.into_iter().map(|line| format!("{line} ({})", info.title())));
         }

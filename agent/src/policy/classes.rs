@@ -1,6 +1,7 @@
 //! Which class each identity and each address is in: those that meet the same conditions are in one class. Worked out
 //! again only for what is new, and for the conditions that are.
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use waxseal_common::ids::IdentityId;
@@ -14,11 +15,15 @@ use super::prepare::InUse;
 use crate::cidr::Cidr;
 use crate::workload::IdentityInfo;
 
+/// Up to how many new identities every condition is tried.
+const FEW: usize = 4;
+
 /// The classes that meet each condition.
 #[derive(Debug, Default)]
 pub(super) struct Classes {
     meeting: HashMap<u32, Vec<u32>>,
-    pub(super) known: HashSet<u32>,
+    /// The conditions of each class, sorted.
+    known: HashMap<u32, Vec<u32>>,
 }
 
 impl Classes {
@@ -30,18 +35,37 @@ impl Classes {
         }
     }
 
-    fn add(&mut self, class: u32, conditions: &[u32]) {
-        if self.known.insert(class) {
-            for condition in conditions {
-                self.meeting.entry(*condition).or_default().push(class);
-            }
-        }
+    /// Whether anything is in this class.
+    pub(super) fn contains(&self, class: u32) -> bool {
+        self.known.contains_key(&class)
     }
 
-    /// The conditions that other classes meet than did before.
-    fn changed_since(&self, before: &Self) -> HashSet<u32> {
-        let is_other = |number: &&u32| self.meeting.get(number) != before.meeting.get(number);
-        self.meeting.keys().chain(before.meeting.keys()).filter(is_other).copied().collect()
+    /// Brings the classes to these, each with its conditions. Returns the conditions that other classes meet now: those of
+    /// the classes that came and went, because a class always meets the same.
+    fn update(&mut self, wanted: &HashMap<u32, Vec<u32>>) -> HashSet<u32> {
+        let mut changed = HashSet::new();
+        let gone: Vec<u32> = self.known.keys().filter(|class| !wanted.contains_key(class)).copied().collect();
+        for class in gone {
+            for condition in self.known.remove(&class).into_iter().flatten() {
+                if let Some(classes) = self.meeting.get_mut(&condition) {
+                    classes.retain(|other| *other != class);
+                    if classes.is_empty() {
+                        self.meeting.remove(&condition);
+                    }
+                }
+                changed.insert(condition);
+            }
+        }
+        for (class, conditions) in wanted {
+            if let Entry::Vacant(place) = self.known.entry(*class) {
+                place.insert(conditions.clone());
+                for condition in conditions {
+                    self.meeting.entry(*condition).or_default().push(*class);
+                }
+                changed.extend(conditions);
+            }
+        }
+        changed
     }
 }
 
@@ -95,31 +119,33 @@ impl People {
             return Ok(HashSet::new());
         }
         self.meet(conditions, &ends);
-        let before = std::mem::take(&mut self.classes);
         self.of.clear();
+        let mut wanted = HashMap::new();
         for (id, _) in ends {
             let Some(person) = self.met.get(&id).filter(|person| !person.met.is_empty()) else { continue };
             let class = numbers.peer_classes.number(&person.met)?;
-            self.classes.add(class, &person.met);
+            wanted.entry(class).or_insert_with(|| person.met.clone());
             self.of.insert(id, class);
         }
-        Ok(self.classes.changed_since(&before))
+        Ok(self.classes.update(&wanted))
     }
 
     /// Which conditions each end meets.
     fn meet(&mut self, conditions: &InUse<IdentityCondition>, ends: &[(IdentityId, End<'_>)]) {
         let fresh = Index::new(conditions.fresh.iter().filter_map(|n| Some((*n, conditions.get(*n)?))));
         let gone: HashSet<u32> = conditions.gone.iter().copied().collect();
-        let mut whole: Option<Index<'_>> = None;
+        let newcomers = ends.iter().filter(|(id, end)| !self.met.get(id).is_some_and(|p| p.is(*end))).count();
+        // An index of everything is worth its making only for many.
+        let whole = (newcomers > FEW).then(|| Index::new(conditions.iter()));
         let mut before = std::mem::take(&mut self.met);
         for (id, end) in ends {
             let known = before.remove(id).filter(|person| person.is(*end));
-            let (mut met, index) = match known {
-                Some(Person { met, .. }) => (met, &fresh),
-                None => (Vec::new(), &*whole.get_or_insert_with(|| Index::new(conditions.iter()))),
+            let (mut met, new) = match (known, &whole) {
+                (Some(Person { met, .. }), _) => (met, fresh.candidates(*end)),
+                (None, Some(whole)) => (Vec::new(), whole.candidates(*end)),
+                (None, None) => (Vec::new(), conditions.iter().map(|(number, _)| number).collect()),
             };
             met.retain(|number| !gone.contains(number));
-            let new = index.candidates(*end);
             met.extend(new.iter().filter(|n| conditions.get(**n).is_some_and(|c| c.matches(*end))));
             met.sort_unstable();
             let info = match end {
@@ -151,15 +177,16 @@ impl Places {
         if !conditions.has_changed() && self.mesh.as_deref() == Some(mesh) {
             return Ok(HashSet::new());
         }
-        let before = std::mem::take(&mut self.classes);
-        let mut rows = Vec::new();
+        let (mut rows, mut wanted) = (Vec::new(), HashMap::new());
         for (prefix, met, in_mesh) in addresses::classify(&conditions.iter().collect(), mesh) {
             let class = if met.is_empty() { 0 } else { numbers.address_classes.number(&met)? };
-            self.classes.add(class, &met);
             rows.push((prefix, AddressRow { class, flags: if in_mesh { AddressRow::MESH } else { 0 } }));
+            if class != 0 {
+                wanted.entry(class).or_insert(met);
+            }
         }
         self.rows = addresses::prune(rows);
         self.mesh = Some(mesh.to_vec());
-        Ok(self.classes.changed_since(&before))
+        Ok(self.classes.update(&wanted))
     }
 }

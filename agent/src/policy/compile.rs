@@ -12,7 +12,7 @@ use waxseal_common::ids::{IdentityId, RuleId};
 use waxseal_common::tables::{IdentityRow, PortSet};
 use waxseal_common::verdict::Direction;
 
-use super::bind::Bindings;
+use super::bind::{self, Bindings};
 use super::classes::{People, Places};
 use super::compiled::{Compiled, RuleInfo};
 use super::condition::{AddressCondition, IdentityCondition};
@@ -92,6 +92,7 @@ pub(super) struct RuleContent {
 /// What the compilation before has made. Belongs to one set of documents and identities; after a failure it is empty.
 #[derive(Debug, Default)]
 struct Memory {
+    bindings: Bindings,
     prepared: Prepared,
     people: People,
     places: Places,
@@ -134,12 +135,12 @@ impl Compiler {
 
     /// Forgets the numbers of what is out of use.
     fn forget(&mut self, compiled: &Compiled) {
-        let Memory { prepared, people, places, fragments } = &self.memory;
+        let Memory { prepared, people, places, fragments, .. } = &self.memory;
         let numbers = &mut self.numbers;
         numbers.identity_conditions.retain(|number| prepared.identities.get(number).is_some());
         numbers.address_conditions.retain(|number| prepared.addresses.get(number).is_some());
-        numbers.peer_classes.retain(|number| people.classes.known.contains(&number));
-        numbers.address_classes.retain(|number| places.classes.known.contains(&number));
+        numbers.peer_classes.retain(|number| people.classes.contains(number));
+        numbers.address_classes.retain(|number| places.classes.contains(number));
         let sets: HashSet<u32> = fragments.numbers().collect();
         numbers.rule_sets.retain(|number| sets.contains(&number));
         numbers.port_sets.retain(|number| compiled.sets.contains_key(&number));
@@ -155,8 +156,10 @@ impl Memory {
         identities: &[IdentityInfo],
         defaults: &NodeDefaults,
     ) -> Result<Compiled, CompileError> {
-        let bindings = Bindings::new(&set.policies, identities);
-        let by_place = self.prepared.update(&set.policies, &bindings, numbers)?;
+        let bound = self.bindings.update(&set.policies, identities);
+        let used = bind::used(set.policies.len(), &bound);
+        let same = self.bindings.same_policies;
+        let by_place = self.prepared.update(&set.policies, used, same, numbers)?;
         let changed_peers = self.people.update(&self.prepared.identities, identities, numbers)?;
         let mesh = set.mesh.as_ref().map_or(&defaults.mesh, |mesh| &mesh.cidrs);
         let changed_places = self.places.update(&self.prepared.addresses, mesh, numbers)?;
@@ -172,7 +175,7 @@ impl Memory {
         };
         let mut work = Work { numbers, policies: &set.policies, rows, deniers: BTreeMap::new() };
         let mut rows_of = BTreeMap::new();
-        for (identity, bound) in identities.iter().zip(bindings.per_identity()) {
+        for (identity, bound) in identities.iter().zip(&bound) {
             let namespace = set.namespaces.get(&identity.namespace);
             let about = About { identity, namespace, defaults };
             let row = IdentityRow {
@@ -198,9 +201,8 @@ impl Memory {
         defaults: &NodeDefaults,
     ) -> Compiled {
         let (rows, sets) = self.fragments.tables();
-        let mut rules: Vec<(RuleId, Arc<RuleInfo>)> = self.prepared.infos().cloned().collect();
+        let mut rules: BTreeMap<RuleId, Arc<RuleInfo>> = self.prepared.infos.iter().cloned().collect();
         rules.extend(deniers);
-        let rules = rules.into_iter().collect();
         let mut compiled = Compiled { identities, addresses: self.places.rows.clone(), rows, sets, rules };
         compiled.mark_local(&defaults.local);
         compiled

@@ -117,13 +117,15 @@ pub enum Problem {
     #[error("is writable for everybody; run `chmod o-w` on it")]
     WorldWritable,
     /// It is too big to be a policy.
-    #[error("is larger than {MAX_FILE_BYTES} bytes")]
+    #[error("is larger than {MAX_FILE_BYTES} bytes; split it into several files")]
     TooLarge,
     /// The directory is too full.
-    #[error("more than {MAX_FILES} policy files")]
+    #[error(
+        "more than {MAX_FILES} policy files; one file can hold several documents, with `---` between them"
+    )]
     TooManyFiles,
     /// Some byte is no text.
-    #[error("is not UTF-8 text")]
+    #[error("is not UTF-8 text; save it as UTF-8")]
     NotText,
     /// A NUL character.
     #[error("contains a NUL character")]

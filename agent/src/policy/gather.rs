@@ -69,8 +69,7 @@ impl<'a> Gathered<'a> {
         }
         self.warnings.extend(document.warnings.iter().cloned());
         for object in &document.objects {
-            if let Err(mistake) = self.add_object(object) {
-                let (origin, problem) = *mistake;
+            if let Some((origin, problem)) = self.add_object(object) {
                 let Origin { file, line, column } = origin;
                 let excerpt = excerpt(text, line, column);
                 self.errors.push(LoadError { file, line, column, problem, excerpt });
@@ -78,17 +77,17 @@ impl<'a> Gathered<'a> {
         }
     }
 
-    fn add_object(&mut self, object: &Object) -> Result<(), Box<(Origin, Problem)>> {
+    /// What is wrong with it beside the others, if anything is.
+    fn add_object(&mut self, object: &Object) -> Option<(Origin, Problem)> {
         let (kind, title, origin) = object.identity();
         match self.seen.entry((kind, title)) {
             Entry::Occupied(first) => {
                 let (kind, title) = first.key().clone();
-                let first = first.get().clone();
-                return Err(Box::new((origin, Problem::Duplicate { kind, title, first })));
+                return Some((origin, Problem::Duplicate { kind, title, first: first.get().clone() }));
             }
             Entry::Vacant(place) => {
                 if let (Object::Mesh(_), Some(first)) = (object, &self.set.mesh) {
-                    return Err(Box::new((origin, Problem::SecondMesh { first: first.origin.clone() })));
+                    return Some((origin, Problem::SecondMesh { first: first.origin.clone() }));
                 }
                 place.insert(origin);
             }
@@ -109,7 +108,7 @@ impl<'a> Gathered<'a> {
                 self.label_namespace(name, Some(labels));
             }
         }
-        Ok(())
+        None
     }
 
     /// Labels that two documents tell of one namespace add up.

@@ -1,14 +1,15 @@
 //! What is allowed to be written and yet is probably not meant.
 
-use waxseal_common::ids::protocol;
+use waxseal_common::ids::{IdentityId, protocol};
 use waxseal_common::verdict::Direction;
 
 use super::by_namespace::ByNamespace;
 use super::clause::Clause;
+use super::condition::{Conditions, End};
 use super::pattern::IdentityPattern;
 use super::set::{Action, Entity, Fields, IdentityPolicy, Peer, PolicySet, Rule, direction_word};
 use super::warning::Warning;
-use crate::workload::Origin;
+use crate::workload::{Origin, Workload};
 
 const DIRECTIONS: [Direction; 2] = [Direction::Ingress, Direction::Egress];
 const DNS: u16 = 53;
@@ -21,6 +22,8 @@ pub(super) fn lint(set: &PolicySet) -> Vec<Warning> {
         lint_policy(&near, policy, &mut found);
     }
     lint_name_resolution(set, &near, &mut found);
+    lint_probes(set, &near, &mut found);
+    lint_agent(set, &mut found);
     found.0.sort_by(|a, b| a.origin.cmp(&b.origin).then_with(|| a.code.cmp(b.code)));
     found.0
 }
@@ -179,6 +182,56 @@ fn lint_name_resolution(set: &PolicySet, near: &ByNamespace<'_>, found: &mut Fou
             let text =
                 format!("{} may not look up names: no egress rule allows {DNS}/udp", workload.full_name());
             found.warn(&denier.origin, "no-name-resolution", text);
+        }
+    }
+}
+
+/// Whether a kubelet runs it, by the labels that a kubelet gives to containers.
+fn is_of_kubelet(workload: &Workload) -> bool {
+    let container = workload.selector.container.as_ref();
+    container.is_some_and(|container| container.labels.keys().any(|key| key.starts_with("io.kubernetes.")))
+}
+
+/// A container of a kubelet that only named workloads may call: who looks after its health is none of them.
+fn lint_probes(set: &PolicySet, near: &ByNamespace<'_>, found: &mut Found) {
+    for workload in set.workloads.iter().filter(|workload| is_of_kubelet(workload)) {
+        let mut policies = near.selecting(workload);
+        policies.retain(|policy| !policy.is_shadow());
+        let Some(denier) = policies.iter().find(|policy| policy.denies_by_default(Direction::Ingress)) else {
+            continue;
+        };
+        let rules = policies.iter().filter_map(|policy| policy.rules(Direction::Ingress)).flatten();
+        let allows: Vec<&Rule> = rules.filter(|rule| rule.action == Action::Allow).collect();
+        if !allows.is_empty() && !allows.into_iter().any(admits_host) {
+            let text = format!(
+                "no ingress rule of {} lets the kubelet of this node probe its health: allow `entity: host` if it does",
+                workload.full_name()
+            );
+            found.warn(&denier.origin, "no-health-probes", text);
+        }
+    }
+}
+
+fn admits_host(rule: &Rule) -> bool {
+    let host = End::Reserved(IdentityId::HOST);
+    let admits = |conditions: Conditions| conditions.identity.is_none_or(|condition| condition.matches(host));
+    rule.peers.as_ref().is_none_or(|peers| peers.iter().filter_map(Conditions::of).any(admits))
+}
+
+/// The units that an agent is likely to run as.
+const AGENT_UNITS: [&str; 3] = ["waxseal.service", "waxseal-agent.service", "waxseal@default.service"];
+
+/// A workload that the agent itself would be: rules would cut the port at which other agents reach it.
+fn lint_agent(set: &PolicySet, found: &mut Found) {
+    for workload in &set.workloads {
+        let unit = workload.selector.systemd_unit.as_ref();
+        let meant = unit.and_then(|unit| AGENT_UNITS.into_iter().find(|name| unit.matches(name)));
+        if let Some(name) = meant {
+            let text = format!(
+                "{} also selects the agent itself ({name}): its policies could cut the agent off from other agents",
+                workload.full_name()
+            );
+            found.warn(&workload.origin, "selects-the-agent", text);
         }
     }
 }

@@ -7,7 +7,6 @@ use std::sync::Arc;
 use waxseal_common::ids::RuleId;
 use waxseal_common::verdict::Direction;
 
-use super::bind::Bindings;
 use super::compile::{CompileError, Numbers, RuleContent};
 use super::compiled::RuleInfo;
 use super::condition::{AddressCondition, Conditions, IdentityCondition};
@@ -117,6 +116,10 @@ impl<C> InUse<C> {
 #[derive(Debug, Default)]
 pub(super) struct Prepared {
     known: HashMap<usize, (Arc<IdentityPolicy>, Arc<PreparedPolicy>)>,
+    used: Vec<usize>,
+    by_place: Arc<ByPlace>,
+    /// Every rule in use, and what it is called; by number.
+    pub(super) infos: Vec<(RuleId, Arc<RuleInfo>)>,
     pub(super) identities: InUse<IdentityCondition>,
     pub(super) addresses: InUse<AddressCondition>,
     serial: u64,
@@ -126,19 +129,37 @@ pub(super) struct Prepared {
 pub(super) type ByPlace = Vec<Option<Arc<PreparedPolicy>>>;
 
 impl Prepared {
-    /// Prepares what was not prepared before, and forgets what binds nobody any more.
+    /// Prepares what was not prepared before, and forgets what binds nobody any more. `used` are the places of the policies
+    /// that bind anybody, `same` whether the policies are those of the time before.
     pub(super) fn update(
         &mut self,
         policies: &[Arc<IdentityPolicy>],
-        bindings: &Bindings,
+        used: Vec<usize>,
+        same: bool,
         numbers: &mut Numbers,
-    ) -> Result<ByPlace, CompileError> {
+    ) -> Result<Arc<ByPlace>, CompileError> {
         self.identities.begin();
         self.addresses.begin();
+        if same && used == self.used {
+            return Ok(Arc::clone(&self.by_place));
+        }
+        let by_place = self.prepare_used(policies, &used, numbers)?;
+        (self.used, self.by_place) = (used, Arc::new(by_place));
+        self.infos = self.known.values().flat_map(|(_, prepared)| prepared.infos.iter().cloned()).collect();
+        self.infos.sort_unstable_by_key(|(id, _)| *id);
+        Ok(Arc::clone(&self.by_place))
+    }
+
+    fn prepare_used(
+        &mut self,
+        policies: &[Arc<IdentityPolicy>],
+        used: &[usize],
+        numbers: &mut Numbers,
+    ) -> Result<ByPlace, CompileError> {
         let mut before = std::mem::take(&mut self.known);
         let mut by_place: ByPlace = vec![None; policies.len()];
         let mut others = Vec::new();
-        for place in bindings.used() {
+        for place in used.iter().copied() {
             let Some(policy) = policies.get(place) else { continue };
             let key = address(policy);
             let known = before.remove(&key).or_else(|| self.known.get(&key).cloned());
@@ -236,11 +257,6 @@ impl Prepared {
             list.push(found);
         }
         Ok(list)
-    }
-
-    /// Every rule in use, and what it is called.
-    pub(super) fn infos(&self) -> impl Iterator<Item = &(RuleId, Arc<RuleInfo>)> {
-        self.known.values().flat_map(|(_, prepared)| &prepared.infos)
     }
 }
 

@@ -99,8 +99,9 @@ impl Rows<'_> {
             return Ok(fragment.set);
         }
         let old = self.fragments.before.remove(&key);
-        let fragment = if let Some(same) = old.filter(|_| !self.is_touched(direction, &with_rules)) {
-            same
+        let untouched = old.filter(|_| !self.is_touched(direction, &with_rules));
+        let fragment = if let Some(fragment) = untouched {
+            fragment
         } else {
             let names = with_rules.iter().map(|(place, _)| self.policies[*place].key()).collect();
             let set = numbers.rule_sets.number(&(direction, names))?;

@@ -12,7 +12,7 @@ use super::ports::Ports;
 use super::warning::Warning;
 use crate::cidr::Cidr;
 use crate::spiffe::TrustDomain;
-use crate::workload::{Labels, Origin, Workload};
+use crate::workload::{IdentityInfo, Labels, Origin, Workload};
 
 /// Everything that a set of files says. Applied whole or not at all.
 #[derive(Clone, Debug, Default)]
@@ -115,6 +115,11 @@ impl IdentityPolicy {
     pub(super) fn selects<'a>(&self, workload: impl Into<Person<'a>>) -> bool {
         let person = workload.into();
         self.target.selects(person) && !self.except.iter().any(|target| target.selects(person))
+    }
+
+    /// Whether it binds a workload of this node.
+    pub fn binds(&self, info: &IdentityInfo) -> bool {
+        self.selects(info)
     }
 
     /// Its rules in one direction; `None` when it says nothing about that direction.

@@ -9,6 +9,7 @@ use waxseal_common::verdict::Direction;
 use super::bind::Bound;
 use super::compile::{CompileError, RuleContent, Work};
 use super::compiled::RuleInfo;
+use super::modes::mode_of;
 use super::prepare::ByPlace;
 use super::set::{Action, Namespace, NodeDefaults, Refuse};
 use crate::workload::IdentityInfo;
@@ -67,9 +68,8 @@ impl Work<'_> {
 
     /// Workload, then a policy that enforces, then the namespace, then the node.
     fn mode(&self, about: &About<'_>, enforced: &[usize]) -> Mode {
-        let policy = enforced.iter().find_map(|index| self.policies[*index].mode);
-        let namespace = about.namespace.and_then(|namespace| namespace.mode);
-        about.identity.mode.or(policy).or(namespace).unwrap_or(about.defaults.mode)
+        let enforced = enforced.iter().map(|index| &*self.policies[*index]);
+        mode_of(about.identity, enforced, about.namespace, about.defaults).0
     }
 
     /// Who makes the workload deny what no rule allows.

@@ -7,7 +7,7 @@ use serde::Serialize;
 use crate::workload::Origin;
 
 /// Every code, so that a test can ask for each of them and filters can rely on them.
-pub(super) const CODES: [&str; 22] = [
+pub(super) const CODES: [&str; 24] = [
     "allows-everything",
     "directory-not-read",
     "empty-list",
@@ -17,6 +17,7 @@ pub(super) const CODES: [&str; 22] = [
     "matches-unauthenticated",
     "named-port",
     "never-matches",
+    "no-health-probes",
     "no-name-resolution",
     "no-such-namespace",
     "not-a-policy",
@@ -27,6 +28,7 @@ pub(super) const CODES: [&str; 22] = [
     "says-nothing",
     "sctp-port",
     "selects-nothing",
+    "selects-the-agent",
     "spiffe-scheme",
     "unknown-peers",
     "unreachable",

@@ -15,7 +15,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::time::{Instant, sleep_until};
 
 /// How long nothing must happen before a change is reported.
-pub const QUIET: Duration = Duration::from_millis(100);
+pub const QUIET: Duration = Duration::from_millis(25);
 /// How long a change is held back at most while more come.
 pub const PATIENCE: Duration = Duration::from_secs(1);
 

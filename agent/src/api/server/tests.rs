@@ -30,7 +30,13 @@ fn start(patience: Duration) -> Running {
                     drop(reply.send(PolicyReport { files: 7, ..PolicyReport::default() }));
                 }
                 Command::Mode { change: ModeChange::Ceiling { mode }, reply } => {
-                    drop(reply.send(Ok(ModeReport { default: Mode::Audit, ceiling: mode, since: None })));
+                    drop(reply.send(Ok(ModeReport {
+                        default: Mode::Audit,
+                        ceiling: mode,
+                        since: None,
+                        set: vec![],
+                        workloads: vec![],
+                    })));
                 }
                 Command::Mode { reply, .. } => {
                     drop(reply.send(Err(Failure::new(FailureKind::Internal, "disk full"))));

@@ -299,8 +299,11 @@ fn the_rows_of_each_document_are_told_when_they_are_asked_for() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("p.yaml");
     std::fs::write(&file, CLUSTER).unwrap();
-    let report =
-        crate::policy::check_with(std::slice::from_ref(&file), &"a.org".parse().unwrap(), false, true);
+    let report = crate::policy::check_with(
+        std::slice::from_ref(&file),
+        &"a.org".parse().unwrap(),
+        crate::policy::CheckOptions { rows: true, ..Default::default() },
+    );
     let text = report.to_string().replace(&format!("{}/", directory.path().display()), "");
     expect![[r"
         AuthorizationPolicy data/db (p.yaml:1:1)
@@ -320,4 +323,51 @@ fn the_rows_of_each_document_are_told_when_they_are_asked_for() {
     .assert_eq(&text);
     let json = serde_json::to_value(&report).unwrap();
     assert_eq!(json["documents"][0]["rows"].as_array().unwrap().len(), 1);
+}
+
+#[test]
+fn a_list_of_workloads_stands_in_for_documents() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = |name: &str| directory.path().join(name);
+    let policy = "apiVersion: waxseal.dev/v1alpha1\nkind: IdentityPolicy\nmetadata: { name: p, namespace: shop }\n\
+                  spec: { selector: { app: db }, ingress: [ { from: [ { labels: { app: web } } ] } ] }\n";
+    std::fs::write(path("p.yaml"), policy).unwrap();
+    let domain = "a.org".parse().unwrap();
+    // As a node prints it, and as a person writes it.
+    for list in [
+        r#"{ "v": 1, "identities": [
+            { "identity": 300, "workload": "shop/web", "spiffe_id": "spiffe://a.org/ns/shop/sa/web", "labels": { "app": "web" }, "endpoints": 1 },
+            { "identity": 301, "workload": "shop/db", "labels": { "app": "db" }, "endpoints": 0 } ] }"#,
+        "- { workload: shop/web, labels: { app: web } }\n- workload: shop/db\n  labels: { app: db }\n",
+    ] {
+        std::fs::write(path("list"), list).unwrap();
+        let mut set =
+            crate::policy::load_from(&[path("p.yaml")], &domain, crate::policy::Ownership::Anybody).unwrap();
+        set.add_workloads(&path("list"), &domain).unwrap();
+        set.add_workloads(&path("list"), &domain).unwrap();
+        assert_eq!(set.workloads.len(), 2, "who is known is not added again");
+        let identities = expected_identities(&set);
+        let defaults = NodeDefaults { mode: Mode::Enforce, mesh: vec![], local: vec![] };
+        let ask = |from| {
+            let told = explain(&set, &identities, &defaults, from, "shop/db", "80/tcp").unwrap();
+            told.verdict
+        };
+        assert_eq!([ask("shop/web"), ask("shop/db")], ["allow", "deny"]);
+        let options = crate::policy::CheckOptions { workloads: Some(&path("list")), ..Default::default() };
+        let report = crate::policy::check_with(&[path("p.yaml")], &domain, options);
+        assert_eq!(report.warnings, [], "the selector finds somebody");
+    }
+    for (list, expected) in [
+        ("- { name: shop/web }", "list:1:5: "),
+        ("- { labels: {} }", "list:1:3: "),
+        ("- { workload: shop/../x }", "list:1:15: "),
+        ("- { workload: shop/web, spiffe_id: web }", "list:1:36: "),
+        ("{ identities: 7 }", "list:1:15: "),
+    ] {
+        std::fs::write(path("list"), list).unwrap();
+        let mut set = PolicySet::default();
+        let said = set.add_workloads(&path("list"), &domain).unwrap_err().to_string();
+        assert!(said.contains(expected), "{list}: {said}");
+        assert!(set.workloads.is_empty());
+    }
 }
