@@ -15,7 +15,7 @@ use crate::api::{
 use crate::attest::{Decision, Owner};
 use crate::datapath::object::{HOOKS, Place};
 use crate::escape::escape;
-use crate::flows::{End, Identity, Time, line};
+use crate::flows::{End, Identity, Look, Time, line};
 use crate::policy::{self, PolicySet};
 
 /// A path for the eye.
@@ -234,7 +234,7 @@ impl Control {
                 "The policies have changed since (revision {revision} now); this is what they say today.\n"
             )
         };
-        report.text = format!("{}\n{now}\n{}", line(&flow, false), report.text);
+        report.text = format!("{}\n{now}\n{}", line(&flow, Look::default(), Time::now()), report.text);
         Ok(report)
     }
 
