@@ -31,7 +31,7 @@ pub const CA_PORT: u16 = 7463;
 
 /// The keys, in the order in which they are shown, and what each means. The same words everywhere: `trust_domain` in the
 /// file and with `--set`, `WAXSEAL_TRUST_DOMAIN` in the environment.
-pub const KEYS: [(&str, &str); 26] = [
+pub const KEYS: [(&str, &str); 27] = [
     ("instance", "name of this agent among several on one kernel: [a-z0-9-], at most 32"),
     ("cgroup_root", "cgroup v2 directory to attach to; the whole hierarchy unless given"),
     ("policies", "directory of the policy documents"),
@@ -60,6 +60,10 @@ pub const KEYS: [(&str, &str); 26] = [
     ("history_age", "how long the flows of the past are kept, at most 8760h"),
     ("metrics", "address and port for Prometheus, /healthz and /readyz; off for none"),
     ("metrics_pairs", "how many pairs of workloads get metrics of their own, at most 1000; 0 for none"),
+    (
+        "tap_from_nodes",
+        "names of the nodes that may read the flows of this one with `waxseal tap`; `*` for every node of the trust domain",
+    ),
     ("log", "log filter: error, warn, info, debug, trace, or target=level pairs"),
 ];
 
@@ -152,6 +156,9 @@ pub struct Config {
     pub metrics: Option<SocketAddr>,
     /// How many pairs of workloads get metrics of their own.
     pub metrics_pairs: usize,
+    /// The nodes that may read the flows of this one; `*` is all of them. Nobody unless given: a node that was taken over
+    /// should not learn who talks to whom everywhere.
+    pub tap_from_nodes: Vec<String>,
     /// The log filter.
     pub log: String,
 }
@@ -285,6 +292,7 @@ pub fn resolve(inputs: &Inputs<'_>) -> Result<Resolved, Error> {
         history_age: layers.value("history_age", "168h", values::history_age)?,
         metrics: layers.value("metrics", "127.0.0.1:7462", values::listen)?,
         metrics_pairs: layers.value("metrics_pairs", "0", values::pairs)?,
+        tap_from_nodes: layers.list("tap_from_nodes", &[], values::node_or_all)?,
         log: layers.value("log", "info", values::text)?,
         instance,
     };
@@ -320,6 +328,7 @@ fn entries(config: &Config, layers: &layers::Layers) -> Vec<Entry> {
         history_age,
         metrics,
         metrics_pairs,
+        tap_from_nodes,
         log,
     } = config;
     let agent = |range: &Cidr| agents.iter().find(|(mapped, _)| mapped == range).map(|(_, agent)| agent);
@@ -355,6 +364,7 @@ fn entries(config: &Config, layers: &layers::Layers) -> Vec<Entry> {
         format!("{}h", history_age.as_secs() / 3600),
         metrics.map_or_else(off, |address| address.to_string()),
         metrics_pairs.to_string(),
+        tap_from_nodes.join(","),
         log.clone(),
     ];
     KEYS.into_iter()

@@ -168,6 +168,11 @@ pub(super) fn node(value: &str) -> Result<String, Problem> {
     if fits { Ok(value.to_owned()) } else { Err(Problem::Node(value.to_owned())) }
 }
 
+/// A node's name, or `*`.
+pub(super) fn node_or_all(value: &str) -> Result<String, Problem> {
+    if value == "*" { Ok(value.to_owned()) } else { node(value) }
+}
+
 /// The host's name as a node can have it.
 pub(super) fn host_name() -> String {
     let name = nix::unistd::gethostname().unwrap_or_default();

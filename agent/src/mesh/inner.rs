@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -18,6 +18,7 @@ use super::host::{Certificates, Node, Table};
 use super::journal::Journal;
 use super::links::Links;
 use super::state::State;
+use super::tap::Taps;
 use super::{Options, Parts};
 use crate::pki::{Peer, Role, Svid, Trust, verify};
 use crate::spiffe::SpiffeId;
@@ -41,6 +42,8 @@ pub(super) struct Inner {
     pub(super) gate: Gate,
     pub(super) links: Links,
     pub(super) journal: Journal,
+    /// Who answers those that want to read this node's flows.
+    pub(super) taps: OnceLock<Arc<dyn Taps>>,
     epoch: AtomicU64,
     state: Mutex<State>,
     limits: Mutex<Limits>,
@@ -98,6 +101,7 @@ impl Inner {
             gate: Gate::default(),
             links: Links::default(),
             journal: resumed.journal,
+            taps: OnceLock::new(),
             epoch: AtomicU64::new(rand::random::<u64>() >> 1),
             state: Mutex::new(resumed.state),
             limits: Mutex::new(Limits::new()),

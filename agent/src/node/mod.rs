@@ -198,6 +198,7 @@ async fn serve(config: Config) -> Result<(), Error> {
         let (begun, control) = beginning.start(&mesh_config, resumed, &credentials).await?;
         tasks.spawn(mesh::read(begun.clone(), notices, datagrams, control));
         metrics.add(Arc::new(begun.clone()));
+        begun.answer_taps(Arc::new(mesh::Readers::new(&mesh_config, &hub)));
         mesh = Some(begun);
     }
     metrics.add(Arc::new(reporters::Certificates(credentials)));
