@@ -31,7 +31,7 @@ pub const CA_PORT: u16 = 7463;
 
 /// The keys, in the order in which they are shown, and what each means. The same words everywhere: `trust_domain` in the
 /// file and with `--set`, `WAXSEAL_TRUST_DOMAIN` in the environment.
-pub const KEYS: [(&str, &str); 27] = [
+pub const KEYS: [(&str, &str); 28] = [
     ("instance", "name of this agent among several on one kernel: [a-z0-9-], at most 32"),
     ("cgroup_root", "cgroup v2 directory to attach to; the whole hierarchy unless given"),
     ("policies", "directory of the policy documents"),
@@ -47,6 +47,7 @@ pub const KEYS: [(&str, &str); 27] = [
     ("listen", "address of the port for other agents, or off; off unless given when ca is own"),
     ("mode", "mode of workloads that nothing else gives one: permissive, audit or enforce"),
     ("grace", "how long connections older than the agent may go on unrecorded, at most 1h"),
+    ("udp_idle", "after how long without a datagram a UDP flow has ended, 10s to 2m"),
     ("managed", "cgroup directories below which every process must be a workload"),
     (
         "mesh",
@@ -134,6 +135,8 @@ pub struct Config {
     pub mode: Mode,
     /// How long connections older than the agent may go on unrecorded.
     pub grace: Duration,
+    /// After how long without a datagram a UDP flow has ended.
+    pub udp_idle: Duration,
     /// Cgroup directories, from the root of the hierarchy, below which every process must be a workload.
     pub managed: Vec<String>,
     /// Where workloads may live.
@@ -281,6 +284,7 @@ pub fn resolve(inputs: &Inputs<'_>) -> Result<Resolved, Error> {
         ca,
         mode: layers.value("mode", Mode::Audit.as_str(), values::mode)?,
         grace: layers.value("grace", "10s", values::grace)?,
+        udp_idle: layers.value("udp_idle", "2m", values::udp_idle)?,
         managed: layers.list("managed", &[], values::cgroup)?,
         mesh: mesh.iter().map(|(range, _)| *range).collect(),
         agents: mesh.into_iter().filter_map(|(range, agent)| Some((range, agent?))).collect(),
@@ -317,6 +321,7 @@ fn entries(config: &Config, layers: &layers::Layers) -> Vec<Entry> {
         listen,
         mode,
         grace,
+        udp_idle,
         managed,
         mesh,
         agents,
@@ -354,6 +359,7 @@ fn entries(config: &Config, layers: &layers::Layers) -> Vec<Entry> {
         listen.map_or_else(|| "off".to_owned(), |address| address.to_string()),
         mode.as_str().to_owned(),
         format!("{grace:?}"),
+        format!("{udp_idle:?}"),
         managed.join(","),
         mesh.join(","),
         uplinks.join(","),

@@ -181,6 +181,11 @@ pub(super) fn host_name() -> String {
     if matches!(name.as_str(), "" | "." | "..") { "node".to_owned() } else { name.to_ascii_lowercase() }
 }
 
+/// No longer than a reply belongs to its flow in the kernel programs.
+pub(super) fn udp_idle(value: &str) -> Result<Duration, Problem> {
+    between(value, Duration::from_secs(10), Duration::from_mins(2))
+}
+
 pub(super) fn leaf_lifetime(value: &str) -> Result<Duration, Problem> {
     between(value, Duration::from_mins(1), Duration::from_hours(7 * 24))
 }

@@ -45,6 +45,7 @@ pub struct Kernel {
     pub(super) openings: Table<u64, u64>,
     pub(super) pending: Table<Tuple, Pending>,
     pub(super) udp_flows: Table<Tuple, UdpFlow>,
+    pub(super) udp_unsealed: Table<Tuple, UdpFlow>,
     counters: PerCpuArray<MapData, u64>,
     border: Option<Border>,
     /// Whether the maps were there already: an agent has run before, and its verdicts are in force.
@@ -109,6 +110,7 @@ impl Kernel {
             openings: table(&mut ebpf, "OPENINGS")?,
             pending: table(&mut ebpf, "PENDING")?,
             udp_flows: table(&mut ebpf, "UDP_FLOWS")?,
+            udp_unsealed: table(&mut ebpf, "UDP_UNSEALED")?,
             counters: PerCpuArray::try_from(take(&mut ebpf, "COUNTERS")?).map_err(map_error("COUNTERS"))?,
             channels: Some(Channels::take(&mut ebpf)?),
             border: Some(Border::new(

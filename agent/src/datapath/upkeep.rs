@@ -2,20 +2,31 @@
 
 use std::time::Duration;
 
-use waxseal_common::state::Tuple;
+use waxseal_common::state::{Tuple, UdpFlow};
 
 use super::Error;
 use super::kernel::{Kernel, entries, ignore_absent, map_error};
 
 impl Kernel {
     /// Removes UDP flows, half-open connections and openings in which nothing has happened for as long as given.
-    pub fn age(&mut self, now: u64, udp: Duration, pending: Duration) -> Result<(), Error> {
+    /// Returns the flows.
+    pub fn age(
+        &mut self,
+        now: u64,
+        udp: Duration,
+        pending: Duration,
+    ) -> Result<Vec<(Tuple, UdpFlow)>, Error> {
         let old = |at: u64, limit: Duration| now.saturating_sub(at) > limit.as_nanos() as u64;
-        let flows: Vec<Tuple> =
-            entries(&self.udp_flows).filter(|(_, flow)| old(flow.seen, udp)).map(|(key, _)| key).collect();
-        for key in flows {
-            ignore_absent(self.udp_flows.remove(&key)).map_err(map_error("UDP_FLOWS"))?;
+        let idle = |(_, flow): &(Tuple, UdpFlow)| old(flow.seen, udp);
+        let mut ended: Vec<(Tuple, UdpFlow)> = entries(&self.udp_flows).filter(idle).collect();
+        for (key, _) in &ended {
+            ignore_absent(self.udp_flows.remove(key)).map_err(map_error("UDP_FLOWS"))?;
         }
+        let strangers: Vec<(Tuple, UdpFlow)> = entries(&self.udp_unsealed).filter(idle).collect();
+        for (key, _) in &strangers {
+            ignore_absent(self.udp_unsealed.remove(key)).map_err(map_error("UDP_UNSEALED"))?;
+        }
+        ended.extend(strangers);
         let half: Vec<Tuple> =
             entries(&self.pending).filter(|(_, entry)| old(entry.at, pending)).map(|(key, _)| key).collect();
         for key in half {
@@ -28,6 +39,6 @@ impl Kernel {
         for mac in orphans {
             ignore_absent(self.openings.remove(&mac)).map_err(map_error("OPENINGS"))?;
         }
-        Ok(())
+        Ok(ended)
     }
 }

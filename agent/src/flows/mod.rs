@@ -103,6 +103,9 @@ pub struct Flow {
     /// Closed only: what was carried.
     #[serde(flatten, skip_serializing_if = "Option::is_none", default)]
     pub carried: Option<Box<Carried>>,
+    /// Both ends are on this node, and the other one tells of it too. Only raw taps see both.
+    #[serde(skip_serializing_if = "std::ops::Not::not", default)]
+    pub second: bool,
     /// The policy revision under which it was judged.
     pub revision: u64,
     /// The name of the node.

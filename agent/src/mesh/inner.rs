@@ -14,6 +14,7 @@ use super::bucket::Buckets;
 use super::counters::Counters;
 use super::error::HandshakeError;
 use super::gate::Gate;
+use super::handshakes::Tally;
 use super::host::{Certificates, Node, Table};
 use super::journal::Journal;
 use super::links::Links;
@@ -37,6 +38,9 @@ pub(super) struct Inner {
     pub(super) table: Arc<dyn Table>,
     pub(super) node: Arc<dyn Node>,
     pub(super) counters: Counters,
+    /// Handshakes that this node begins, and that it answers.
+    pub(super) begun: Tally,
+    pub(super) answered: Tally,
     /// This node's memory: stays as long as its sessions do.
     pub(super) nonce: u64,
     pub(super) gate: Gate,
@@ -97,6 +101,8 @@ impl Inner {
             table,
             node,
             counters: Counters::default(),
+            begun: Tally::default(),
+            answered: Tally::default(),
             nonce: resumed.nonce,
             gate: Gate::default(),
             links: Links::default(),

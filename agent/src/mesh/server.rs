@@ -91,8 +91,11 @@ impl Inner {
             start.client_hello().alpn().into_iter().flatten().map(<[u8]>::to_vec).collect();
         let wants = |alpn: &[u8]| wanted.iter().any(|name| name == alpn);
         if wants(PAIR) {
+            let began = Instant::now();
             let answered = tokio::time::timeout_at(deadline, self.respond(start, from, place)).await;
-            return answered.unwrap_or(Err(HandshakeError::Late));
+            let answered = answered.unwrap_or(Err(HandshakeError::Late));
+            self.answered.note(&answered, began.elapsed());
+            return answered;
         }
         if wants(LINK) {
             let (stream, peer) = self.prove(start, LINK, place, deadline).await?;

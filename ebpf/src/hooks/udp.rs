@@ -1,7 +1,7 @@
 //! Datagrams. The sender's hook writes who sends into the flow table, the receiver's hook reads it there; replies to a
 //! judged flow pass.
 
-use waxseal_common::flow::{Hook, SealState};
+use waxseal_common::flow::{FlowEvent, Hook, SealState};
 use waxseal_common::ids::{IdentityId, Revision, protocol};
 use waxseal_common::state::{Counter, UdpFlow};
 use waxseal_common::verdict::{Direction, Judgement, Peer, Question, Reason, Verdict};
@@ -18,6 +18,8 @@ use crate::packet::Packet;
 const REMOTE: u32 = u32::MAX;
 /// How long after the last datagram a reply still belongs to its flow. The agent removes older flows.
 const REPLY_NANOSECONDS: u64 = 120_000_000_000;
+/// Bytes of a UDP header.
+const UDP_HEADER: u32 = 8;
 
 /// A datagram leaves.
 #[inline(never)]
@@ -40,7 +42,11 @@ pub(super) fn egress(packet: &Packet<'_>, bench: &Bench, cookie: u64, owner: Own
         && flow.egress_revision == bench.revision
     {
         flow.seen = case.at;
-        return if flow.egress_verdict == Verdict::Deny as u8 { DROP } else { PASS };
+        if flow.egress_verdict == Verdict::Deny as u8 {
+            return DROP;
+        }
+        carry(flow, packet, &case, true);
+        return PASS;
     }
     if !managed {
         // Somebody unmanaged is left alone; the flow is noted only where a workload may want to know who it is.
@@ -48,6 +54,7 @@ pub(super) fn egress(packet: &Packet<'_>, bench: &Bench, cookie: u64, owner: Own
             let judged = Judgement::without_rule(Verdict::Allow, Reason::NotAWorkload);
             case.netns = packet.netns();
             note(&case, bench.revision, judged);
+            carry_first(packet, &case);
         }
         return PASS;
     }
@@ -67,6 +74,9 @@ fn conclude(packet: &Packet<'_>, bench: &Bench, case: &mut Case, packed: i64) ->
         judged = bench.refuse(case.source, Reason::TableFull);
     }
     let passes = judged.verdict.passes();
+    if passes {
+        carry_first(packet, case);
+    }
     // Towards another node the border tells, for it knows both ends.
     if passes && case.session == REMOTE {
         return PASS;
@@ -82,10 +92,12 @@ fn conclude(packet: &Packet<'_>, bench: &Bench, case: &mut Case, packed: i64) ->
         case.session = 0;
     }
     // Towards this node the receiver's hook tells, for it knows both ends.
-    if passes && case.destination != IdentityId::WORLD && bench.is_local(&case.tuple.destination) {
+    let second = passes && case.destination != IdentityId::WORLD && bench.is_local(&case.tuple.destination);
+    if second && !maps::both_ends() {
         return PASS;
     }
-    emit::case(case, &Telling { revision: bench.revision, judged, direction, flags: 0 });
+    let flags = if second { FlowEvent::SECOND } else { 0 };
+    emit::case(case, &Telling { revision: bench.revision, judged, direction, flags });
     if passes { PASS } else { DROP }
 }
 
@@ -168,6 +180,9 @@ pub(super) fn ingress(packet: &Packet<'_>, bench: &Bench, cookie: u64, owner: Ow
                 return DROP;
             }
             flow.seen = case.at;
+            if !is_counted_at_opener(flow) {
+                carry(flow, packet, &case, true);
+            }
             return PASS;
         }
         Some(flow) if case.sealed() => {
@@ -193,8 +208,19 @@ pub(super) fn ingress(packet: &Packet<'_>, bench: &Bench, cookie: u64, owner: Ow
     let passes = judged.verdict.passes();
     case.netns = packet.netns();
     let first = match flow {
-        Some(flow) => keep(flow, &case, bench.revision, judged),
-        None => keep_unsealed(&case, bench.revision, judged),
+        Some(flow) => {
+            if passes && !is_counted_at_opener(flow) {
+                carry(flow, packet, &case, true);
+            }
+            keep(flow, &case, bench.revision, judged)
+        }
+        None => {
+            keep_unsealed(&case, bench.revision, judged);
+            if passes && let Some(flow) = maps::udp_unsealed(&case.tuple) {
+                carry(flow, packet, &case, true);
+            }
+            true
+        }
     };
     if passes && !first {
         return PASS;
@@ -249,7 +275,44 @@ fn answers_opening(packet: &Packet<'_>, bench: &Bench, case: &mut Case, outward:
         judge_flow(bench, case, flow);
     }
     let denied = Verdict::Deny as u8;
-    if flow.egress_verdict == denied || flow.ingress_verdict == denied { REFUSED } else { REPLY }
+    if flow.egress_verdict == denied || flow.ingress_verdict == denied {
+        return REFUSED;
+    }
+    if is_counted_at_opener(flow) != outward {
+        carry(flow, packet, case, false);
+    }
+    REPLY
+}
+
+/// Whether the opener's own hooks count what a flow carries: its socket is on this node.
+#[inline(always)]
+fn is_counted_at_opener(flow: &UdpFlow) -> bool {
+    flow.flags & UdpFlow::ANNOUNCED == 0 && flow.source != IdentityId::UNKNOWN
+}
+
+/// Counts a datagram from the opener, or back to it. Without a lock, which would cost every packet: of two that two CPUs
+/// count in the same instant, one may be missed.
+#[inline(always)]
+fn carry(flow: &mut UdpFlow, packet: &Packet<'_>, case: &Case, forth: bool) {
+    let length = u64::from(packet.length().saturating_sub(case.transport + UDP_HEADER));
+    if flow.opened == 0 {
+        flow.opened = case.at;
+    }
+    if forth {
+        flow.bytes_sent += length;
+        flow.packets_sent += 1;
+    } else {
+        flow.bytes_received += length;
+        flow.packets_received += 1;
+    }
+}
+
+/// The same of the datagram for which the flow was noted.
+#[inline(always)]
+fn carry_first(packet: &Packet<'_>, case: &Case) {
+    if let Some(flow) = maps::udp_flow(&case.tuple) {
+        carry(flow, packet, case, true);
+    }
 }
 
 /// Judges both sides of a flow again, as it was opened.
@@ -270,10 +333,11 @@ fn judge_flow(bench: &Bench, case: &mut Case, flow: &mut UdpFlow) {
 /// Writes who sends, from which namespace. `false` when the table is full.
 #[inline(never)]
 pub(super) fn note(case: &Case, revision: Revision, judged: Judgement) -> bool {
-    let flow = UdpFlow {
+    let mut flow = UdpFlow {
         egress_revision: revision,
         seen: case.at,
         cgroup: case.cgroup,
+        opened: case.at,
         source: case.source,
         rule: judged.rule,
         egress_verdict: judged.verdict as u8,
@@ -283,6 +347,17 @@ pub(super) fn note(case: &Case, revision: Revision, judged: Judgement) -> bool {
         flags: if case.session == REMOTE { UdpFlow::REMOTE } else { 0 },
         ..UdpFlow::default()
     };
+    // Judged again it is still the same flow.
+    if let Some(before) = maps::udp_flow(&case.tuple)
+        && before.cgroup == case.cgroup
+        && before.source == case.source
+    {
+        flow.opened = before.opened;
+        flow.bytes_sent = before.bytes_sent;
+        flow.packets_sent = before.packets_sent;
+        flow.bytes_received = before.bytes_received;
+        flow.packets_received = before.packets_received;
+    }
     maps::UDP_FLOWS.insert(case.tuple, &flow, maps::REPLACE).is_ok()
 }
 
@@ -304,7 +379,7 @@ fn keep(flow: &mut UdpFlow, case: &Case, revision: Revision, judged: Judgement) 
 
 /// The same for a source without identity. Always the first.
 #[inline(never)]
-fn keep_unsealed(case: &Case, revision: Revision, judged: Judgement) -> bool {
+fn keep_unsealed(case: &Case, revision: Revision, judged: Judgement) -> u32 {
     let flow = UdpFlow {
         ingress_revision: revision,
         seen: case.at,
@@ -316,7 +391,7 @@ fn keep_unsealed(case: &Case, revision: Revision, judged: Judgement) -> bool {
         ..UdpFlow::default()
     };
     let _ = maps::UDP_UNSEALED.insert(case.tuple, flow, maps::REPLACE);
-    true
+    0
 }
 
 /// The flow's key. `false` when the packet cannot be read.

@@ -76,6 +76,9 @@ pub(in crate::cli) struct Arguments {
     /// Show what the conditions above would hide
     #[arg(long)]
     not: bool,
+    /// Both views of a connection whose ends are both on one node, as long as this tap is open; else it makes one line
+    #[arg(long)]
+    raw: bool,
     /// For whom to write
     #[arg(short, long, value_enum, default_value_t, value_name = "FORMAT")]
     output: Format,
@@ -170,6 +173,7 @@ impl Arguments {
             since: if asks_for_past { self.since } else { Some(started) },
             until: self.until,
             not: self.not,
+            raw: self.raw,
         };
         TapRequest { filter, last: self.last, follow, marked: false }
     }
