@@ -18,7 +18,7 @@ use super::server::{PATIENCE, read_request, refuse};
 use super::tap::{self, BEAT};
 use super::wire::{Failure, FailureKind, Request, TapRequest};
 use crate::escape::escape_within;
-use crate::flows::VERSION;
+use crate::flows::{PRESENT, VERSION};
 
 /// After how long a silence the other end is gone. Both ends say something more often.
 const SILENCE: Duration = Duration::from_secs(10);
@@ -169,7 +169,8 @@ async fn pass_on(
 /// Appends a line of another node as it may be shown here: under the name that the node has proven, without anything that
 /// a terminal obeys. `false` for what is no line of a tap.
 fn mend(text: &[u8], node: &str, out: &mut Vec<u8>) -> bool {
-    if text.is_empty() {
+    if text.is_empty() || text == PRESENT.as_bytes() {
+        out.extend_from_slice(text);
         out.push(b'\n');
         return true;
     }
@@ -180,7 +181,6 @@ fn mend(text: &[u8], node: &str, out: &mut Vec<u8>) -> bool {
     }
     if let Some(fields) = line.as_object_mut()
         && !fields.contains_key("error")
-        && !fields.contains_key("past")
     {
         fields.insert("node".to_owned(), Value::String(node.to_owned()));
     }

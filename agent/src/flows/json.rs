@@ -70,7 +70,7 @@ pub fn json_lost(loss: Loss, out: &mut Vec<u8>) {
 }
 
 /// Where the past ends and the present begins.
-const PRESENT: &str = "{\"v\":1,\"past\":\"ended\"}";
+pub const PRESENT: &str = "{\"v\":1,\"past\":\"ended\"}";
 
 /// Appends the notice that what came before is the past.
 pub fn json_present(out: &mut Vec<u8>) {

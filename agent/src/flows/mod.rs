@@ -31,7 +31,7 @@ pub use details::{details, wide};
 pub use ended::Ended;
 pub use enrich::{Garbled, Made, Names, enrich};
 pub use filter::Filter;
-pub use json::{Line, NodeNews, json, json_lost, json_present, read};
+pub use json::{Line, NodeNews, PRESENT, json, json_lost, json_present, read};
 pub use line::{bytes, header, line};
 pub use look::{Look, Stamp};
 pub use loss::{Cause, Loss, Losses};

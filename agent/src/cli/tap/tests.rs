@@ -197,5 +197,11 @@ fn lines_of_several_nodes_name_the_node_and_so_do_losses_and_absences() {
     let mut render = arguments("").unwrap().render(false, false);
     render.look.nodes = true;
     let shown: String = lines.iter().map(|line| render.show(line, Time(0))).collect();
-    expect_test::expect![[r""]].assert_eq(&shown);
+    expect_test::expect![[r"
+        12:04:31.882  alpha         ALLOW    out  shop/checkout(256)       → payments/api(257)        10.0.0.2:8080/tcp         curl[4121]            allow-rule payments/from-checkout#2
+        … 3 events lost (slow reader) at beta
+        … beta does not tell: no agent answers at 10.0.0.2:7461: refused
+        … beta tells again
+    "]]
+    .assert_eq(&shown);
 }
