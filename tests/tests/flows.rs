@@ -154,8 +154,9 @@ fn a_connection_between_two_workloads_of_this_node_is_one_line_and_its_close_is_
             assert_eq!(client.probe.talk(protocol, to), None);
         }
     }
-    root::wait("every close is told", SOON, || (tap.count(Flow::closes) == 50).then_some(()));
-    let flows: Vec<Flow> = tap.all().into_iter().filter(|flow| flow.text("port") == "8080").collect();
+    let told = || tap.all().into_iter().filter(|flow| flow.text("port") == "8080").collect::<Vec<Flow>>();
+    root::wait("everything is told", SOON, || (told().len() >= 150).then_some(()));
+    let flows = told();
     for (protocol, kind, count) in [("tcp", "opened", 50), ("tcp", "closed", 50), ("udp", "opened", 50)] {
         let told = flows.iter().filter(|flow| flow.text("protocol") == protocol && flow.text("kind") == kind);
         assert_eq!(told.count(), count, "{protocol} {kind}");
