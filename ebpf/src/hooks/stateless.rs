@@ -50,7 +50,7 @@ pub(super) fn egress(packet: &Packet<'_>, bench: &Bench, cookie: u64, owner: Own
             return PASS;
         }
         case.netns = packet.netns();
-        if udp::note(&case, bench.revision, judged) {
+        if udp::note(&case, bench.revision, judged, 0) {
             return PASS;
         }
         maps::count(Counter::TableFull);

@@ -53,30 +53,42 @@ pub(super) fn egress(packet: &Packet<'_>, bench: &Bench, cookie: u64, owner: Own
         if bench.is_local(&case.tuple.destination) {
             let judged = Judgement::without_rule(Verdict::Allow, Reason::NotAWorkload);
             case.netns = packet.netns();
-            note(&case, bench.revision, judged);
-            carry_first(packet, &case);
+            note(&case, bench.revision, judged, packet.length());
         }
         return PASS;
     }
     let judged = judge(packet, bench, &mut case);
-    conclude(packet, bench, &mut case, judged)
+    complete(packet, &mut case);
+    let room = noted(packet, bench, &case, judged);
+    conclude(bench, &mut case, judged, room)
 }
 
-/// Keeps what was judged, tells of it, and obeys it. `packed` is what [`judge`] says.
+/// What an event and a flow's entry say beside the judgement.
 #[inline(never)]
-fn conclude(packet: &Packet<'_>, bench: &Bench, case: &mut Case, packed: i64) -> i32 {
-    let direction = if packed < 0 { Direction::Ingress } else { Direction::Egress };
-    let mut judged = unpack(packed.unsigned_abs());
+fn complete(packet: &Packet<'_>, case: &mut Case) -> u32 {
     case.process = maps::udp_opener(case.cookie);
     case.netns = packet.netns();
-    if judged.verdict.passes() && !note(case, bench.revision, judged) {
+    0
+}
+
+/// Keeps what was judged, where it may pass. `false` when there is no room for it. Not within [`conclude`]: the stack has
+/// none for both.
+#[inline(never)]
+fn noted(packet: &Packet<'_>, bench: &Bench, case: &Case, packed: i64) -> bool {
+    let judged = unpack(packed.unsigned_abs());
+    !judged.verdict.passes() || note(case, bench.revision, judged, packet.length())
+}
+
+/// Tells of what was judged, and obeys it. `packed` is what [`judge`] says; without `room` nothing may pass.
+#[inline(never)]
+fn conclude(bench: &Bench, case: &mut Case, packed: i64, room: bool) -> i32 {
+    let direction = if packed < 0 { Direction::Ingress } else { Direction::Egress };
+    let mut judged = unpack(packed.unsigned_abs());
+    if !room {
         maps::count(Counter::TableFull);
         judged = bench.refuse(case.source, Reason::TableFull);
     }
     let passes = judged.verdict.passes();
-    if passes {
-        carry_first(packet, case);
-    }
     // Towards another node the border tells, for it knows both ends.
     if passes && case.session == REMOTE {
         return PASS;
@@ -307,14 +319,6 @@ fn carry(flow: &mut UdpFlow, packet: &Packet<'_>, case: &Case, forth: bool) {
     }
 }
 
-/// The same of the datagram for which the flow was noted.
-#[inline(always)]
-fn carry_first(packet: &Packet<'_>, case: &Case) {
-    if let Some(flow) = maps::udp_flow(&case.tuple) {
-        carry(flow, packet, case, true);
-    }
-}
-
 /// Judges both sides of a flow again, as it was opened.
 #[inline(always)]
 fn judge_flow(bench: &Bench, case: &mut Case, flow: &mut UdpFlow) {
@@ -330,9 +334,10 @@ fn judge_flow(bench: &Bench, case: &mut Case, flow: &mut UdpFlow) {
     case.destination = destination;
 }
 
-/// Writes who sends, from which namespace. `false` when the table is full.
+/// Writes who sends, from which namespace, and what: `length` is the datagram's, from the IP header on, and 0 where nothing
+/// is counted. `false` when the table is full.
 #[inline(never)]
-pub(super) fn note(case: &Case, revision: Revision, judged: Judgement) -> bool {
+pub(super) fn note(case: &Case, revision: Revision, judged: Judgement, length: u32) -> bool {
     let mut flow = UdpFlow {
         egress_revision: revision,
         seen: case.at,
@@ -357,6 +362,10 @@ pub(super) fn note(case: &Case, revision: Revision, judged: Judgement) -> bool {
         flow.packets_sent = before.packets_sent;
         flow.bytes_received = before.bytes_received;
         flow.packets_received = before.packets_received;
+    }
+    if length > 0 {
+        flow.bytes_sent += u64::from(length.saturating_sub(case.transport + UDP_HEADER));
+        flow.packets_sent += 1;
     }
     maps::UDP_FLOWS.insert(case.tuple, &flow, maps::REPLACE).is_ok()
 }
