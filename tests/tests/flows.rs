@@ -169,7 +169,7 @@ fn a_connection_between_two_workloads_of_this_node_is_one_line_and_its_close_is_
 
 /// Of the packets that carry data one in 61 is lost on its way in, and sent again.
 const LOSE_SOME: &str = "table inet bad { chain in { type filter hook input priority 0; \
-                         meta l4proto tcp meta length > 120 numgen inc mod 61 0 drop; } }";
+                         meta l4proto tcp meta length > 120 numgen inc mod 61 0 drop; }; }\n";
 
 /// How a connection of the test ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -190,7 +190,8 @@ fn exchange(
 ) -> [u64; 2] {
     const PATIENCE: u64 = 10_000;
     // No time to linger: what is open is reset.
-    let abort = |handle| Request::SetOption { handle, level: 1, name: 13, data: vec![1, 0, 0, 0, 0, 0, 0, 0] };
+    let abort =
+        |handle| Request::SetOption { handle, level: 1, name: 13, data: vec![1, 0, 0, 0, 0, 0, 0, 0] };
     let read = |workload: &mut Workload, handle, size: usize| {
         let mut received = 0;
         while received < size {
@@ -218,8 +219,7 @@ fn exchange(
         client.probe.must(&Request::Close { handle: socket });
         return [size as u64, received as u64];
     }
-    let accepted =
-        handle(&server.probe.must(&Request::Accept { handle: listener, milliseconds: PATIENCE }));
+    let accepted = handle(&server.probe.must(&Request::Accept { handle: listener, milliseconds: PATIENCE }));
     read(server, accepted, size);
     server.probe.must(&Request::Send { handle: accepted, data: vec![8; 2 * size] });
     let received = read(client, socket, 2 * size);
@@ -325,7 +325,8 @@ fn a_raw_tap_hears_both_ends_and_nobody_else_does() {
     let published = stage.node.status()["taps"]["published"].as_u64();
     assert_eq!(client.probe.talk(Protocol::Tcp, to), None);
     root::wait("one open and one close", SOON, || {
-        (stage.node.status()["taps"]["published"].as_u64() == published.map(|before| before + 2)).then_some(())
+        (stage.node.status()["taps"]["published"].as_u64() == published.map(|before| before + 2))
+            .then_some(())
     });
 }
 
@@ -354,12 +355,18 @@ fn a_udp_flow_ends_when_it_is_idle_and_says_what_it_carried() {
     }
     let close = tap.expect("its end", SOON * 8, |flow| flow.closes() && flow.text("protocol") == "udp");
     assert!(close.between("shop/client", "shop/server", 8080), "{}", close.0);
-    for (key, value) in [("bytes_sent", sent), ("bytes_received", sent), ("packets_sent", 4), ("packets_received", 4)] {
+    for (key, value) in
+        [("bytes_sent", sent), ("bytes_received", sent), ("packets_sent", 4), ("packets_received", 4)]
+    {
         assert_eq!(close.text(key), value.to_string(), "{key}: {}", close.0);
     }
     assert_eq!(close.text("ended"), "idle");
     assert!(close.text("duration_ns").parse::<u64>().expect("a number") > 0);
-    assert_eq!(tap.count(|flow| flow.closes() && flow.text("protocol") == "udp"), 1, "one line for both ends");
+    assert_eq!(
+        tap.count(|flow| flow.closes() && flow.text("protocol") == "udp"),
+        1,
+        "one line for both ends"
+    );
 }
 
 #[test]

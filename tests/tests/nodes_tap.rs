@@ -17,8 +17,7 @@ const PORT: u16 = 8080;
 fn scene(label: &str) -> (Mesh, Workload, Workload) {
     let settings = Settings { more: "tap_from_nodes: [ node-a ]\n", ..Settings::default() };
     let plan = Plan { settings, ..Plan::default() };
-    let (mesh, [mut client, mut server]) =
-        Mesh::with(label, plan, [("shop/client", 0), ("shop/server", 1)]);
+    let (mesh, [mut client, mut server]) = Mesh::with(label, plan, [("shop/client", 0), ("shop/server", 1)]);
     server.probe.serve(Protocol::Tcp, &format!("[::]:{PORT}"));
     assert_eq!(client.probe.talk(Protocol::Tcp, mesh.at(1, PORT)), None);
     mesh.await_session(0, "the client's", |session| session["peer"] == "node-b");
@@ -27,11 +26,14 @@ fn scene(label: &str) -> (Mesh, Workload, Workload) {
 
 /// The lines of a tap that ends, and whether it was content.
 fn past(mesh: &Mesh, node: usize, arguments: &[&str]) -> (Vec<Flow>, bool) {
-    let output =
-        mesh.nodes[node].node.output(&[&["tap", "--no-follow", "-o", "json"], arguments].concat());
+    let output = mesh.nodes[node].node.output(&[&["tap", "--no-follow", "-o", "json"], arguments].concat());
     let text = String::from_utf8(output.stdout).unwrap();
     let lines = text.lines().map(|line| Flow(serde_json::from_str(line).unwrap_or(Value::Null))).collect();
     (lines, output.status.success())
+}
+
+fn both_are_read(mesh: &Mesh) -> bool {
+    mesh.nodes.iter().all(|stage| stage.node.status()["taps"]["readers"].as_u64() == Some(1))
 }
 
 fn by(flows: &[Flow], node: &str) -> usize {
@@ -48,10 +50,7 @@ fn assert_in_order(flows: &[Flow]) {
 fn the_flows_of_several_nodes_come_in_order_of_time_and_only_where_the_node_lets_them() {
     let (mesh, mut client, _server) = scene("merged");
     let tap = Tap::start(&mut mesh.nodes[0].node.command(&["tap", "--all-nodes", "-o", "json"]));
-    root::wait("both are read", SOON, || {
-        let readers = |node: usize| mesh.nodes[node].node.status()["taps"]["readers"].as_u64();
-        (readers(0) == Some(1) && readers(1) == Some(1)).then_some(())
-    });
+    root::wait("both are read", SOON, || both_are_read(&mesh).then_some(()));
     for _ in 0..30 {
         assert_eq!(client.probe.talk(Protocol::Tcp, mesh.at(1, PORT)), None);
     }
@@ -100,9 +99,10 @@ fn the_flows_of_several_nodes_come_in_order_of_time_and_only_where_the_node_lets
 
     // Whom nobody has met, and who is not who he is said to be.
     let elsewhere = format!("node-z={}", mesh.at(1, 7461));
-    for (term, why) in
-        [("node-z", "this node has not met node-z"), (elsewhere.as_str(), "/waxseal/node/node-b instead of node-z")]
-    {
+    for (term, why) in [
+        ("node-z", "this node has not met node-z"),
+        (elsewhere.as_str(), "/waxseal/node/node-b instead of node-z"),
+    ] {
         let (lines, content) = past(&mesh, 0, &["--node", term]);
         let said: Vec<String> = lines.iter().map(|line| line.text("unreachable")).collect();
         assert!(!content && said.iter().any(|said| said.contains(why)), "{term}: {said:?}");
@@ -113,6 +113,7 @@ fn the_flows_of_several_nodes_come_in_order_of_time_and_only_where_the_node_lets
 fn a_node_that_goes_away_is_named_and_read_again_when_it_is_back() {
     let (mut mesh, mut client, _server) = scene("away");
     let tap = Tap::start(&mut mesh.nodes[0].node.command(&["tap", "--node", "node-b", "-o", "json"]));
+    root::wait("both are read", SOON, || both_are_read(&mesh).then_some(()));
     let told = |flow: &Flow| flow.text("node") == "node-b" && flow.closes();
     assert_eq!(client.probe.talk(Protocol::Tcp, mesh.at(1, PORT)), None);
     tap.expect("the other node tells", SOON, told);

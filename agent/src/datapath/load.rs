@@ -70,7 +70,9 @@ impl Channels {
             cgroups: RingBuf::try_from(take(ebpf, "CGROUPS")?).map_err(map_error("CGROUPS"))?,
             notices: RingBuf::try_from(take(ebpf, "NOTICES")?).map_err(map_error("NOTICES"))?,
             datagrams: RingBuf::try_from(take(ebpf, "DATAGRAMS")?).map_err(map_error("DATAGRAMS"))?,
-            polling: Array::try_from(take(ebpf, "POLLING")?).map(Polling::new).map_err(map_error("POLLING"))?,
+            polling: Array::try_from(take(ebpf, "POLLING")?)
+                .map(Polling::new)
+                .map_err(map_error("POLLING"))?,
             log: EbpfLogger::init(ebpf).map_err(|_missing| Error::NoMap { name: "AYA_LOGS" })?,
         })
     }

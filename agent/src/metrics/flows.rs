@@ -86,7 +86,8 @@ impl FlowCounts {
     }
 
     pub(super) fn families(&self) -> Vec<Family> {
-        let mut bytes = Family::counter("connection_bytes", "Bytes that ended connections and UDP flows had carried.");
+        let mut bytes =
+            Family::counter("connection_bytes", "Bytes that ended connections and UDP flows had carried.");
         for (word, count) in ["from-opener", "to-opener"].into_iter().zip(&self.bytes) {
             bytes = bytes.count(vec![("direction", word.to_owned())], count.load(Relaxed));
         }

@@ -14,7 +14,8 @@ impl Reporter for Mesh {
         to.sessions(Direction::Out, summary.outbound as u64);
         to.sessions(Direction::In, summary.inbound as u64);
         to.peers(summary.links as u64);
-        for (direction, handshakes) in [(Direction::Out, &summary.begun), (Direction::In, &summary.answered)] {
+        for (direction, handshakes) in [(Direction::Out, &summary.begun), (Direction::In, &summary.answered)]
+        {
             to.handshakes(direction, "done", handshakes.done);
             for (why, count) in &handshakes.failed {
                 to.handshakes(direction, why, *count);

@@ -47,8 +47,14 @@ fn what_another_node_writes_has_its_proven_name_and_nothing_that_a_terminal_obey
     for (line, out) in [
         ("", "\n"),
         ("{\"v\":1,\"past\":\"ended\"}", "{\"v\":1,\"past\":\"ended\"}\n"),
-        ("{\"v\":1,\"lost\":3,\"cause\":\"slow-reader\"}", "{\"v\":1,\"lost\":3,\"cause\":\"slow-reader\",\"node\":\"beta\"}\n"),
-        ("{\"v\":1,\"error\":{\"kind\":\"busy\",\"message\":\"\\u001b\"}}", "{\"v\":1,\"error\":{\"kind\":\"busy\",\"message\":\"\\\\x1b\"}}\n"),
+        (
+            "{\"v\":1,\"lost\":3,\"cause\":\"slow-reader\"}",
+            "{\"v\":1,\"lost\":3,\"cause\":\"slow-reader\",\"node\":\"beta\"}\n",
+        ),
+        (
+            "{\"v\":1,\"error\":{\"kind\":\"busy\",\"message\":\"\\u001b\"}}",
+            "{\"v\":1,\"error\":{\"kind\":\"busy\",\"message\":\"\\\\x1b\"}}\n",
+        ),
     ] {
         let sorted = |text: &str| serde_json::from_str::<Value>(text).ok();
         assert_eq!(sorted(&mended(line).unwrap()), sorted(out), "{line}");
