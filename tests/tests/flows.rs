@@ -102,7 +102,7 @@ fn a_stalled_reader_is_told_what_it_missed_and_slows_nobody() {
     let made = published(&stage.node) - before;
     assert_eq!(made + stage.node.counter("flow-events-lost"), COUNT);
     let count = |flows: &[Flow]| flows.iter().filter(|flow| flow.text("kind") == "opened").count() as u64;
-    root::wait("the quick one has everything", SOON * 6, || (count(&quick.all()) == made).then_some(()));
+    root::wait("the quick one has everything", SOON * 18, || (count(&quick.all()) == made).then_some(()));
     assert_eq!(told(&quick.all(), "slow-reader"), 0, "the quick one lost nothing");
     kill(pid, Signal::SIGCONT).expect("our own child");
     root::wait("the stalled one accounts for everything", SOON * 4, || {

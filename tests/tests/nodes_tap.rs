@@ -27,7 +27,7 @@ fn scene(label: &str) -> (Mesh, Workload, Workload) {
 /// The lines of a tap that ends, and whether it was content.
 fn past(mesh: &Mesh, node: usize, arguments: &[&str]) -> (Vec<Flow>, bool) {
     let output = mesh.nodes[node].node.output(&[&["tap", "--no-follow", "-o", "json"], arguments].concat());
-    let text = String::from_utf8(output.stdout).unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
     let lines = text.lines().map(|line| Flow(serde_json::from_str(line).unwrap_or(Value::Null))).collect();
     (lines, output.status.success())
 }

@@ -365,6 +365,25 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_second_view_is_for_raw_readers_and_kept_for_nobody() {
+        let hub = hub(4, 10, 2);
+        let raw = hub.raw();
+        let second = || Flow { second: true, ..numbered(2) };
+        let (_, plain) = hub.subscribe(Filter::default(), Replay::All).unwrap();
+        assert!(!*raw.borrow());
+        let (_, both) = hub.subscribe(Filter { raw: true, ..Filter::default() }, Replay::All).unwrap();
+        assert!(*raw.borrow());
+        hub.tell(numbered(1));
+        hub.tell(second());
+        assert_eq!(numbers(&plain.next(9).await.flows), [1]);
+        assert_eq!(numbers(&both.next(9).await.flows), [1, 2]);
+        let past = hub.history(&Filter { raw: true, ..Filter::default() }, Replay::All);
+        assert_eq!(numbers(&memory(past)), [1]);
+        drop(both);
+        assert!(!*raw.borrow());
+    }
+
+    #[tokio::test]
     async fn a_stalled_reader_loses_the_oldest_is_told_and_holds_nobody_up() {
         let hub = hub(4, 10, 2);
         let (_, stalled) = hub.subscribe(Filter::default(), Replay::All).unwrap();

@@ -80,7 +80,9 @@ async fn publish_ended(mut ended: mpsc::Receiver<Vec<FlowEvent>>, desk: &Desk) {
             let mut batch = Vec::with_capacity(BATCH);
             {
                 let names = desk.names.open();
-                events.iter().for_each(|event| desk.put(*event, &names, &mut batch));
+                for event in events {
+                    desk.put(*event, &names, &mut batch);
+                }
             }
             desk.hub.publish(batch);
             yield_now().await;

@@ -64,11 +64,10 @@ impl Taps for Readers {
         });
         let hub = Arc::clone(&self.hub);
         Box::pin(async move {
-            match &permitted {
-                Ok(()) => tracing::info!(%peer, "another node reads the flows of this one"),
-                Err(failure) => {
-                    tracing::warn!(%peer, "another node may not read the flows of this one: {failure}")
-                }
+            if let Err(failure) = &permitted {
+                tracing::warn!(%peer, %failure, "another node may not read the flows of this one");
+            } else {
+                tracing::info!(%peer, "another node reads the flows of this one");
             }
             if let Err(error) = answer_node(&hub, permitted, stream).await {
                 tracing::debug!(%error, %peer, "the stream to a reader broke");
