@@ -27,8 +27,10 @@ fn flooder(label: &str, more: &str) -> (Stage, Workload, Netns) {
     let netns = Netns::new(label);
     netns.ip(&["addr", "add", "10.97.0.1/32", "dev", "lo"]);
     netns.ip(&["route", "add", "10.98.0.0/15", "dev", "lo"]);
+    // A flood is more than the usual share of one source.
+    let more = format!("{more}connections: 1048576\n");
     let (stage, [caller]) =
-        Stage::with(label, Settings { more, ..Settings::default() }, [("shop/caller", Some(&netns))]);
+        Stage::with(label, Settings { more: &more, ..Settings::default() }, [("shop/caller", Some(&netns))]);
     let rules = format!("  egress:\n    - to: [ {{ cidr: \"{ALLOWED}\" }} ]\n      ports: [ udp ]");
     stage.apply(&policy("flood", "shop/caller", &rules));
     (stage, caller, netns)

@@ -61,10 +61,7 @@ pub const KEYS: [(&str, &str); 28] = [
     ("history_age", "how long the flows of the past are kept, at most 8760h"),
     ("metrics", "address and port for Prometheus, /healthz and /readyz; off for none"),
     ("metrics_pairs", "how many pairs of workloads get metrics of their own, at most 1000; 0 for none"),
-    (
-        "tap_from_nodes",
-        "names of the nodes that may read the flows of this one with `waxseal tap`; `*` for every node of the trust domain",
-    ),
+    ("tap_from_nodes", "names of nodes that may read the flows of this one with `waxseal tap`; * for all"),
     ("log", "log filter: error, warn, info, debug, trace, or target=level pairs"),
 ];
 
@@ -159,8 +156,7 @@ pub struct Config {
     pub metrics: Option<SocketAddr>,
     /// How many pairs of workloads get metrics of their own.
     pub metrics_pairs: usize,
-    /// The nodes that may read the flows of this one; `*` is all of them. Nobody unless given: a node that was taken over
-    /// should not learn who talks to whom everywhere.
+    /// The nodes that may read the flows of this one; `*` is all. Nobody unless given: a node may be taken over.
     pub tap_from_nodes: Vec<String>,
     /// The log filter.
     pub log: String,

@@ -2,24 +2,21 @@
 //! judged flow pass.
 
 use waxseal_common::flow::{FlowEvent, Hook, SealState};
-use waxseal_common::ids::{IdentityId, Revision, protocol};
+use waxseal_common::ids::{IdentityId, protocol};
 use waxseal_common::state::{Counter, UdpFlow};
 use waxseal_common::verdict::{Direction, Judgement, Peer, Question, Reason, Verdict};
 
 use super::skb_ingress::{DROP, PASS, refusal, stricter};
 use crate::case::{self, Case};
 use crate::emit::{self, Telling};
+use crate::flow::{self, REMOTE, carry, is_counted_at_opener};
 use crate::judge::{Bench, pack, remote, unpack};
 use crate::maps;
 use crate::owner::Owner;
 use crate::packet::Packet;
 
-/// In the place of a session: the datagram goes to another node, and the border finds its session.
-const REMOTE: u32 = u32::MAX;
 /// How long after the last datagram a reply still belongs to its flow. The agent removes older flows.
 const REPLY_NANOSECONDS: u64 = 120_000_000_000;
-/// Bytes of a UDP header.
-const UDP_HEADER: u32 = 8;
 
 /// A datagram leaves.
 #[inline(never)]
@@ -53,14 +50,14 @@ pub(super) fn egress(packet: &Packet<'_>, bench: &Bench, cookie: u64, owner: Own
         if bench.is_local(&case.tuple.destination) {
             let judged = Judgement::without_rule(Verdict::Allow, Reason::NotAWorkload);
             case.netns = packet.netns();
-            note(&case, bench.revision, judged, packet.length());
+            flow::note(&case, bench.revision, judged, packet.length());
         }
         return PASS;
     }
     let judged = judge(packet, bench, &mut case);
     complete(packet, &mut case);
-    let room = noted(packet, bench, &case, judged);
-    conclude(bench, &mut case, judged, room)
+    let full = noted(packet, bench, &case, judged);
+    conclude(bench, &mut case, judged, full)
 }
 
 /// What an event and a flow's entry say beside the judgement.
@@ -71,22 +68,28 @@ fn complete(packet: &Packet<'_>, case: &mut Case) -> u32 {
     0
 }
 
-/// Keeps what was judged, where it may pass. `false` when there is no room for it. Not within [`conclude`]: the stack has
+/// Keeps what was judged, where it may pass; else says why there is no room for it. Not within [`conclude`]: the stack has
 /// none for both.
 #[inline(never)]
-fn noted(packet: &Packet<'_>, bench: &Bench, case: &Case, packed: i64) -> bool {
+fn noted(packet: &Packet<'_>, bench: &Bench, case: &Case, packed: i64) -> Option<Reason> {
     let judged = unpack(packed.unsigned_abs());
-    !judged.verdict.passes() || note(case, bench.revision, judged, packet.length())
+    if !judged.verdict.passes() {
+        return None;
+    }
+    flow::note(case, bench.revision, judged, packet.length())
 }
 
-/// Tells of what was judged, and obeys it. `packed` is what [`judge`] says; without `room` nothing may pass.
+/// Tells of what was judged, and obeys it. `packed` is what [`judge`] says; nothing may pass that is `full`.
 #[inline(never)]
-fn conclude(bench: &Bench, case: &mut Case, packed: i64, room: bool) -> i32 {
+fn conclude(bench: &Bench, case: &mut Case, packed: i64, full: Option<Reason>) -> i32 {
     let direction = if packed < 0 { Direction::Ingress } else { Direction::Egress };
     let mut judged = unpack(packed.unsigned_abs());
-    if !room {
-        maps::count(Counter::TableFull);
-        judged = bench.refuse(case.source, Reason::TableFull);
+    if let Some(reason) = full {
+        judged = bench.refuse(case.source, reason);
+        // Whoever floods is told of now and then: the denials of others are not to drown in these.
+        if !judged.verdict.passes() && !maps::may_tell(case.at) {
+            return DROP;
+        }
     }
     let passes = judged.verdict.passes();
     // Towards another node the border tells, for it knows both ends.
@@ -224,10 +227,10 @@ pub(super) fn ingress(packet: &Packet<'_>, bench: &Bench, cookie: u64, owner: Ow
             if passes && !is_counted_at_opener(flow) {
                 carry(flow, packet, &case, true);
             }
-            keep(flow, &case, bench.revision, judged)
+            flow::keep(flow, &case, bench.revision, judged)
         }
         None => {
-            keep_unsealed(&case, bench.revision, judged);
+            flow::keep_unsealed(&case, bench.revision, judged);
             if passes && let Some(flow) = maps::udp_unsealed(&case.tuple) {
                 carry(flow, packet, &case, true);
             }
@@ -296,29 +299,6 @@ fn answers_opening(packet: &Packet<'_>, bench: &Bench, case: &mut Case, outward:
     REPLY
 }
 
-/// Whether the opener's own hooks count what a flow carries: its socket is on this node.
-#[inline(always)]
-fn is_counted_at_opener(flow: &UdpFlow) -> bool {
-    flow.flags & UdpFlow::ANNOUNCED == 0 && flow.source != IdentityId::UNKNOWN
-}
-
-/// Counts a datagram from the opener, or back to it. Without a lock, which would cost every packet: of two that two CPUs
-/// count in the same instant, one may be missed.
-#[inline(always)]
-fn carry(flow: &mut UdpFlow, packet: &Packet<'_>, case: &Case, forth: bool) {
-    let length = u64::from(packet.length().saturating_sub(case.transport + UDP_HEADER));
-    if flow.opened == 0 {
-        flow.opened = case.at;
-    }
-    if forth {
-        flow.bytes_sent += length;
-        flow.packets_sent += 1;
-    } else {
-        flow.bytes_received += length;
-        flow.packets_received += 1;
-    }
-}
-
 /// Judges both sides of a flow again, as it was opened.
 #[inline(always)]
 fn judge_flow(bench: &Bench, case: &mut Case, flow: &mut UdpFlow) {
@@ -332,75 +312,6 @@ fn judge_flow(bench: &Bench, case: &mut Case, flow: &mut UdpFlow) {
     flow.ingress_revision = bench.revision;
     case.source = source;
     case.destination = destination;
-}
-
-/// Writes who sends, from which namespace, and what: `length` is the datagram's, from the IP header on, and 0 where nothing
-/// is counted. `false` when the table is full.
-#[inline(never)]
-pub(super) fn note(case: &Case, revision: Revision, judged: Judgement, length: u32) -> bool {
-    let mut flow = UdpFlow {
-        egress_revision: revision,
-        seen: case.at,
-        cgroup: case.cgroup,
-        opened: case.at,
-        source: case.source,
-        rule: judged.rule,
-        egress_verdict: judged.verdict as u8,
-        reason: judged.reason as u8,
-        process: case.process,
-        netns: case.netns,
-        flags: if case.session == REMOTE { UdpFlow::REMOTE } else { 0 },
-        ..UdpFlow::default()
-    };
-    // Judged again it is still the same flow.
-    if let Some(before) = maps::udp_flow(&case.tuple)
-        && before.cgroup == case.cgroup
-        && before.source == case.source
-    {
-        flow.opened = before.opened;
-        flow.bytes_sent = before.bytes_sent;
-        flow.packets_sent = before.packets_sent;
-        flow.bytes_received = before.bytes_received;
-        flow.packets_received = before.packets_received;
-    }
-    if length > 0 {
-        flow.bytes_sent += u64::from(length.saturating_sub(case.transport + UDP_HEADER));
-        flow.packets_sent += 1;
-    }
-    maps::UDP_FLOWS.insert(case.tuple, &flow, maps::REPLACE).is_ok()
-}
-
-/// Keeps the receiver's judgement. `true` when it is the first of its flow, or differs from the one before, so that a
-/// flow makes one line and not one for each datagram.
-#[inline(always)]
-fn keep(flow: &mut UdpFlow, case: &Case, revision: Revision, judged: Judgement) -> bool {
-    let verdict = judged.verdict as u8;
-    let first = flow.ingress_revision.0 == 0 || flow.ingress_verdict != verdict;
-    flow.ingress_revision = revision;
-    flow.destination = case.destination;
-    flow.receiver_netns = case.netns;
-    flow.ingress_verdict = verdict;
-    flow.reason = judged.reason as u8;
-    flow.rule = judged.rule;
-    flow.seen = case.at;
-    first
-}
-
-/// The same for a source without identity. Always the first.
-#[inline(never)]
-fn keep_unsealed(case: &Case, revision: Revision, judged: Judgement) -> u32 {
-    let flow = UdpFlow {
-        ingress_revision: revision,
-        seen: case.at,
-        destination: case.destination,
-        receiver_netns: case.netns,
-        rule: judged.rule,
-        ingress_verdict: judged.verdict as u8,
-        reason: judged.reason as u8,
-        ..UdpFlow::default()
-    };
-    let _ = maps::UDP_UNSEALED.insert(case.tuple, flow, maps::REPLACE);
-    0
 }
 
 /// The flow's key. `false` when the packet cannot be read.
