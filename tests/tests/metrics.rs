@@ -269,10 +269,10 @@ fn two_nodes_tell_how_long_their_handshakes_took_and_why_others_failed() {
         (0, "waxseal_handshakes_total{direction=\"out\",outcome=\"done\"} 1\n"),
         (0, "waxseal_handshake_duration_seconds_count 1\n"),
         (0, "waxseal_handshake_duration_seconds_bucket{le=\"5.0\"} 1\n"),
-        (0, "waxseal_sessions{direction=\"out\"} 1\n"),
-        (0, "waxseal_peers 1\n"),
+        (0, "waxseal_sessions{direction=\"out\"} 1.0\n"),
+        (0, "waxseal_peers 1.0\n"),
         (1, "waxseal_handshakes_total{direction=\"in\",outcome=\"done\"} 1\n"),
-        (1, "waxseal_sessions{direction=\"in\"} 1\n"),
+        (1, "waxseal_sessions{direction=\"in\"} 1.0\n"),
     ] {
         served(&mesh, node, line);
     }
