@@ -241,7 +241,9 @@ fn a_thousand_closes_say_what_the_applications_have_counted_over_a_bad_wire_and_
         echo: false,
         ..Listen::echo(Protocol::Tcp, SocketAddr::from(([0, 0, 0, 0], 8081)))
     });
-    [&here, &there].into_iter().for_each(|netns| netns.nft(LOSE_SOME));
+    for netns in [&here, &there] {
+        netns.nft(LOSE_SOME);
+    }
     let tap = stage.node.tap();
     let mut counted = Vec::new();
     for number in 0..CONNECTIONS {
