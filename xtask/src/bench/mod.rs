@@ -17,7 +17,7 @@ use nix::unistd::Pid;
 
 use crate::place::Place;
 use crate::process::{attended, step};
-use crate::{build, interrupt, privilege};
+use crate::{ebpf, interrupt, privilege};
 
 /// Why root is needed.
 const WHY: &str = "the benchmark makes cgroups and network namespaces and loads kernel programs";
@@ -112,14 +112,15 @@ fn again(options: &Options) -> Vec<String> {
     again
 }
 
+/// In one go: cargo would build the agent again for each choice of targets.
 fn build_all(place: &Place) -> anyhow::Result<()> {
-    build::run(place, build::Profile::Release)?;
+    if std::env::var_os("WAXSEAL_EBPF_OBJECT").is_none() {
+        ebpf::build(place)?;
+    }
     let mut command = Command::new("cargo");
-    command.current_dir(&place.root).args(["build", "--release", "--package", "waxseal-tests", "--bins"]);
-    step(place, "build-bench", "building the benchmark", &mut command)?;
-    let mut command = Command::new("cargo");
-    command.current_dir(&place.root).args(["build", "--release", "--package", "waxseal", "--examples"]);
-    step(place, "build-examples", "building the measurements without a kernel", &mut command)
+    command.current_dir(&place.root).args(["build", "--release", "--package", "waxseal"]);
+    command.args(["--package", "waxseal-tests", "--bins", "--examples"]);
+    step(place, "build-bench", "building the agent and the benchmark", &mut command)
 }
 
 /// Runs it on this terminal. Whoever interrupts us interrupts it, and it is waited for: it cleans up before it ends.

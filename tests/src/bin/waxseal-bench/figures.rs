@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// The subject that others are compared with.
 pub(crate) const BARE: &str = "bare kernel";
@@ -10,7 +10,7 @@ pub(crate) const BARE: &str = "bare kernel";
 const WIDE: f64 = 0.15;
 
 /// A middle, and the middle half around it.
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub(crate) struct Spread {
     pub(crate) median: f64,
     pub(crate) q1: f64,
@@ -46,7 +46,7 @@ pub(crate) fn quantile(values: &mut [f64], share: f64) -> f64 {
 }
 
 /// What one subject showed.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Row {
     pub(crate) subject: String,
     /// One a round; the rounds that failed are left out.
@@ -61,7 +61,7 @@ pub(crate) struct Row {
 }
 
 /// One question and its answers.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Measure {
     pub(crate) id: String,
     pub(crate) title: String,
@@ -101,7 +101,7 @@ fn row(subject: String, values: &[f64], bare: Option<&[f64]>) -> Row {
 }
 
 /// All measures of a run, in the order in which they were made.
-#[derive(Debug, Default, Serialize)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Figures {
     pub(crate) measures: Vec<Measure>,
     /// What did not work, and why.
@@ -117,6 +117,12 @@ impl Figures {
         let what = what.into();
         crate::say(&format!("{what}: {why:#}"));
         self.failures.insert(what, format!("{why:#}"));
+    }
+
+    /// Takes over what another process has found.
+    pub(crate) fn extend(&mut self, other: Self) {
+        self.measures.extend(other.measures);
+        self.failures.extend(other.failures);
     }
 
     pub(crate) fn row(&self, measure: &str, subject: &str) -> Option<&Row> {

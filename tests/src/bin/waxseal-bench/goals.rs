@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use crate::figures::{Figures, Row};
+use crate::figures::{Figures, Spread};
 use crate::proxies::Product;
 
 /// A promise, and how it went.
@@ -20,7 +20,7 @@ pub(crate) struct Goal {
 pub(crate) enum State {
     Kept,
     Missed,
-    /// The figure's spread is too wide to tell.
+    /// The bound lies within the figure's middle half.
     Unsure,
     /// This run did not ask.
     NotMeasured,
@@ -31,7 +31,7 @@ impl State {
         match self {
             Self::Kept => "kept",
             Self::Missed => "MISSED",
-            Self::Unsure => "spread too wide",
+            Self::Unsure => "cannot be told",
             Self::NotMeasured => "not measured",
         }
     }
@@ -42,17 +42,14 @@ const WITH_TAP: &str = "waxseal 10 rules + tap";
 const LONG: &str = "waxseal 100,000 rules";
 
 pub(crate) fn judge(figures: &Figures) -> Vec<Goal> {
-    let ratio = |measure: &str, subject: &str| figures.row(measure, subject).and_then(of_ratio);
-    let value = |measure: &str, subject: &str| figures.row(measure, subject).and_then(of_value);
+    let ratio = |measure: &str, subject: &str| figures.row(measure, subject).and_then(|row| row.ratio);
+    let value = |measure: &str, subject: &str| figures.row(measure, subject).and_then(|row| row.value);
     let against = |measure: &str| {
-        let best =
-            Product::ALL.iter().filter_map(|product| value(measure, product.name())).fold(None, better);
-        value(measure, WITH_TAP)
-            .zip(best)
-            .map(|((own, unsure), (other, shaky))| (own / other, unsure || shaky))
+        let pairs = Product::ALL.iter().filter_map(|product| value(measure, product.name()));
+        Some(quotient(value(measure, WITH_TAP)?, pairs.max_by(|a, b| a.median.total_cmp(&b.median))?))
     };
-    let quotient = |measure: &str, subject: &str, other: &str| {
-        value(measure, subject).zip(value(measure, other)).map(|((own, a), (other, b))| (own / other, a || b))
+    let between = |measure: &str, subject: &str, other: &str| {
+        Some(quotient(value(measure, subject)?, value(measure, other)?))
     };
     vec![
         at_least(
@@ -67,7 +64,7 @@ pub(crate) fn judge(figures: &Figures) -> Vec<Goal> {
         at_least("throughput against bare, segmentation offload off", 0.95, ratio("nodes-bare-1", WITH_TAP)),
         at_most("cold first contact above a plain connect, p50, ms", 3.0, value("cold", "p50 above plain")),
         at_most("cold first contact above a plain connect, p99, ms", 15.0, value("cold", "p99 above plain")),
-        at_most("verdict cost, 100,000 rules against 10", 1.1, quotient("verdict", LONG, "waxseal 10 rules")),
+        at_most("verdict cost, 100,000 rules against 10", 1.1, between("verdict", LONG, "waxseal 10 rules")),
         at_least("connections/s against the best pair of proxies", 5.0, against("nodes-open-16")),
         at_least("throughput against the best pair of proxies", 4.0, against("nodes-stream-1")),
         at_most("memory of the agent at rest, MB", 20.0, value("memory", "at rest")),
@@ -76,39 +73,39 @@ pub(crate) fn judge(figures: &Figures) -> Vec<Goal> {
             120.0,
             value("memory", "10,000 identities, 100,000 rules"),
         ),
-        at_least("handshakes/s against raw rustls", 0.7, quotient("handshakes", "waxseal", "raw rustls")),
+        at_least("handshakes/s against raw rustls", 0.7, between("handshakes", "waxseal", "raw rustls")),
         at_most("policy change to kernel, 100,000 rules loaded, p99, ms", 200.0, value("change", "p99")),
     ]
 }
 
-fn of_ratio(row: &Row) -> Option<(f64, bool)> {
-    row.ratio.map(|spread| (spread.median, row.unsure))
+/// The worst and the best that two middle halves allow.
+fn quotient(own: Spread, other: Spread) -> Spread {
+    Spread {
+        median: own.median / other.median,
+        q1: own.q1 / other.q3,
+        q3: own.q3 / other.q1,
+        min: own.min / other.max,
+        max: own.max / other.min,
+    }
 }
 
-fn of_value(row: &Row) -> Option<(f64, bool)> {
-    row.value.map(|spread| (spread.median, row.unsure))
-}
-
-fn better(best: Option<(f64, bool)>, one: (f64, bool)) -> Option<(f64, bool)> {
-    best.filter(|best| best.0 >= one.0).or(Some(one))
-}
-
-fn at_least(what: &'static str, bound: f64, found: Option<(f64, bool)>) -> Goal {
+fn at_least(what: &'static str, bound: f64, found: Option<Spread>) -> Goal {
     goal(what, format!("at least {bound}"), found, |found| found >= bound)
 }
 
-fn at_most(what: &'static str, bound: f64, found: Option<(f64, bool)>) -> Goal {
+fn at_most(what: &'static str, bound: f64, found: Option<Spread>) -> Goal {
     goal(what, format!("at most {bound}"), found, |found| found <= bound)
 }
 
-fn goal(what: &'static str, wanted: String, found: Option<(f64, bool)>, keeps: impl Fn(f64) -> bool) -> Goal {
-    let state = match found {
+/// Kept or missed by the whole middle half, or it cannot be told.
+fn goal(what: &'static str, wanted: String, found: Option<Spread>, keeps: impl Fn(f64) -> bool) -> Goal {
+    let state = match found.map(|found| (keeps(found.q1), keeps(found.q3))) {
         None => State::NotMeasured,
-        Some((_, true)) => State::Unsure,
-        Some((found, false)) if keeps(found) => State::Kept,
-        Some(_) => State::Missed,
+        Some((true, true)) => State::Kept,
+        Some((false, false)) => State::Missed,
+        Some(_) => State::Unsure,
     };
-    Goal { what, wanted, found: found.map(|(found, _)| found), state }
+    Goal { what, wanted, found: found.map(|found| found.median), state }
 }
 
 #[cfg(test)]
@@ -117,14 +114,14 @@ mod tests {
 
     #[test]
     fn a_goal_is_kept_missed_unsure_or_not_measured() {
-        for (found, state) in [
-            (Some((0.96, false)), State::Kept),
-            (Some((0.94, false)), State::Missed),
-            (Some((0.99, true)), State::Unsure),
-            (None, State::NotMeasured),
+        for (samples, state) in [
+            (&[0.96, 0.97, 0.98][..], State::Kept),
+            (&[0.90, 0.92, 0.94], State::Missed),
+            (&[0.90, 0.96, 0.99], State::Unsure),
+            (&[], State::NotMeasured),
         ] {
-            assert_eq!(at_least("x", 0.95, found).state, state, "{found:?}");
+            assert_eq!(at_least("x", 0.95, Spread::of(samples)).state, state, "{samples:?}");
         }
-        assert_eq!(at_most("x", 3.0, Some((2.0, false))).state, State::Kept);
+        assert_eq!(at_most("x", 3.0, Spread::of(&[2.0])).state, State::Kept);
     }
 }

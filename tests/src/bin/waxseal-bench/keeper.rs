@@ -2,7 +2,8 @@
 //! keeper ends what it has started and takes away what carries its number. What even a killed keeper has left is taken
 //! away by the next run.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::Write as _;
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, ExitStatus, Stdio};
@@ -19,8 +20,8 @@ use waxseal_tests::cgroup;
 const RUNS: &str = "/run/waxseal-bench";
 /// Names that directory to the measuring child.
 const PLACE: &str = "WAXSEAL_BENCH_PLACE";
-/// The file in it that holds the child's number.
-const NUMBER: &str = "number";
+/// The file in it that holds the numbers of the processes that measure.
+const NUMBERS: &str = "numbers";
 
 /// Runs the measuring as a child and cleans up after it.
 pub(crate) fn keep(arguments: &[String]) -> Result<ExitCode> {
@@ -45,7 +46,9 @@ pub(crate) fn keep(arguments: &[String]) -> Result<ExitCode> {
         .context("start the measuring")?;
     let ended = wait(&mut child, &signals);
     end_group(&mut child);
-    sweep(child.id());
+    for number in numbers(&place) {
+        sweep(number);
+    }
     forget(&place);
     match ended? {
         Ended::ByItself(status) if status.success() => Ok(ExitCode::SUCCESS),
@@ -91,7 +94,15 @@ pub(crate) fn note() -> Result<()> {
     // Whoever kills the keeper ends this too; what is left then is for the next run.
     set_pdeathsig(Signal::SIGKILL).context("ask for a signal")?;
     let place = PathBuf::from(std::env::var_os(PLACE).context("this is started by its keeper only")?);
-    fs::write(place.join(NUMBER), std::process::id().to_string()).context("note this run")
+    let mut file =
+        File::options().create(true).append(true).open(place.join(NUMBERS)).context("note this run")?;
+    writeln!(file, "{}", std::process::id()).context("note this run")
+}
+
+/// The processes that have measured in a run.
+fn numbers(place: &Path) -> Vec<u32> {
+    let text = fs::read_to_string(place.join(NUMBERS)).unwrap_or_default();
+    text.lines().filter_map(|line| line.parse().ok()).collect()
 }
 
 /// Takes away what runs have left whose keeper is no more.
@@ -102,8 +113,7 @@ fn sweep_the_dead() {
         keeper.is_some_and(|keeper| !lives(keeper))
     };
     for place in runs.filter(dead) {
-        let number = fs::read_to_string(place.join(NUMBER)).ok().and_then(|text| text.parse::<u32>().ok());
-        if let Some(number) = number {
+        for number in numbers(&place) {
             // A number is given to nobody else while a group has it.
             if !Path::new("/proc").join(number.to_string()).exists()
                 && let Ok(group) = i32::try_from(number)
@@ -128,7 +138,7 @@ fn forget(place: &Path) {
 }
 
 /// Takes away everything that carries the number of a run that has ended: fixtures of the tests all do.
-fn sweep(number: u32) {
+pub(crate) fn sweep(number: u32) {
     let prefix = format!("wxt-{number}-");
     let below = |directory: &Path| -> Vec<PathBuf> {
         let entries = fs::read_dir(directory).into_iter().flatten().flatten().map(|entry| entry.path());

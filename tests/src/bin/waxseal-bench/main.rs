@@ -16,20 +16,25 @@
 )]
 #![expect(clippy::cast_precision_loss, reason = "a measurement has no fifteen digits")]
 
+mod change;
+mod cold;
 mod ends;
 mod figures;
 mod goals;
 mod keeper;
 mod machine;
+mod memory;
+mod others;
 mod proxies;
 mod report;
 mod rules;
 mod svg;
 mod traffic;
+mod verdict;
 mod world;
 
 use std::path::PathBuf;
-use std::process::ExitCode;
+use std::process::{Command, ExitCode, Stdio};
 use std::thread;
 use std::time::Instant;
 
@@ -58,7 +63,7 @@ pub(crate) struct Plan {
 impl Plan {
     fn read(arguments: &[String]) -> Result<Self> {
         let quick = arguments.iter().any(|word| word == "--quick");
-        let (only, seconds) = (Vec::new(), if quick { 0.15 } else { 1.0 });
+        let (only, seconds) = (Vec::new(), if quick { 0.15 } else { 0.8 });
         let mut plan = Self { quick, rounds: 7, seconds, only, out: None, programs: PathBuf::from("/") };
         let mut arguments = arguments.iter().filter(|word| *word != "--quick");
         while let Some(option) = arguments.next() {
@@ -106,7 +111,12 @@ fn main() -> Result<ExitCode> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     match arguments.split_first() {
         Some((word, rest)) if word == "end" => ends::run(rest).map(|()| ExitCode::SUCCESS),
-        Some((word, rest)) if word == "measure" => measure(&Plan::read(rest)?).map(|()| ExitCode::SUCCESS),
+        Some((word, rest)) if word == "measure" => {
+            measure(&Plan::read(rest)?, rest).map(|()| ExitCode::SUCCESS)
+        }
+        Some((word, [name, rest @ ..])) if word == "part" => {
+            part(name, &Plan::read(rest)?).map(|()| ExitCode::SUCCESS)
+        }
         _ => {
             Plan::read(&arguments)?;
             root::require();
@@ -115,7 +125,7 @@ fn main() -> Result<ExitCode> {
     }
 }
 
-fn measure(plan: &Plan) -> Result<()> {
+fn measure(plan: &Plan, arguments: &[String]) -> Result<()> {
     keeper::note()?;
     let started = Instant::now();
     let programs = Programs(plan.programs.clone());
@@ -123,13 +133,72 @@ fn measure(plan: &Plan) -> Result<()> {
     let machine = machine::describe(&programs);
     let worlds = build(plan, &programs, &mut figures);
     say(&format!("{} worlds stand after {:.1} s", worlds.len(), started.elapsed().as_secs_f64()));
-    traffic::measure(&worlds, plan, &mut figures)?;
+    traffic::measure(&worlds, plan, &mut figures);
+    of_worlds(plan, &worlds, &mut figures);
     drop(worlds);
+    apart(plan, arguments, &mut figures);
     let run = report::Run::new(plan, machine, figures, started.elapsed().as_secs_f64());
     run.print();
     if let Some(out) = &plan.out {
         run.write(out)?;
     }
+    Ok(())
+}
+
+/// Runs one part of the measuring. What fails is said, and the rest goes on.
+fn attempt(id: &str, figures: &mut Figures, work: impl FnOnce(&mut Figures) -> Result<()>) {
+    if let Err(error) = work(figures) {
+        figures.failed(id, &error);
+    }
+    say(&format!("{id}: done"));
+}
+
+/// What is asked of the agents of the worlds, rather than of packets.
+fn of_worlds(plan: &Plan, worlds: &[World], figures: &mut Figures) {
+    if plan.wants("verdict") {
+        attempt("verdict", figures, |figures| verdict::measure(plan, worlds, figures));
+    }
+    if plan.wants("change") {
+        attempt("change", figures, |figures| change::policy_file(plan, worlds, figures));
+    }
+    if plan.wants("memory") {
+        attempt("memory of connections", figures, |figures| memory::connections(worlds, figures));
+    }
+}
+
+/// What builds a stage of its own. Each is a process of its own: one that is stopped by a panic stops no other.
+const PARTS: [&str; 6] = ["memory", "cold", "revocation", "events", "handshakes", "policies"];
+
+fn apart(plan: &Plan, arguments: &[String], figures: &mut Figures) {
+    for part in PARTS.into_iter().filter(|part| plan.wants(part)) {
+        attempt(part, figures, |figures| {
+            let mut command = Command::new(std::env::current_exe().context("this program has no path")?);
+            let child = command.args(["part", part]).args(arguments).stdout(Stdio::piped()).spawn()?;
+            let number = child.id();
+            let output = child.wait_with_output().context("wait for a part");
+            keeper::sweep(number);
+            let output = output?;
+            anyhow::ensure!(output.status.success(), "{}", output.status);
+            figures.extend(serde_json::from_slice(&output.stdout).context("what a part says")?);
+            Ok(())
+        });
+    }
+}
+
+/// One of the parts, in its own process.
+fn part(name: &str, plan: &Plan) -> Result<()> {
+    keeper::note()?;
+    let mut figures = Figures::default();
+    match name {
+        "memory" => memory::measure(plan, &mut figures),
+        "cold" => cold::measure(plan, &mut figures)?,
+        "revocation" => change::revocation(plan, &mut figures)?,
+        "events" => others::events(plan, &mut figures)?,
+        "handshakes" => others::handshakes(plan, &mut figures)?,
+        "policies" => others::policies(plan, &mut figures)?,
+        _ => bail!("there is no part {name}"),
+    }
+    println!("{}", serde_json::to_string(&figures)?);
     Ok(())
 }
 

@@ -104,7 +104,7 @@ fn with_libraries(command: &mut Command, root: &Path) {
 #[derive(Debug)]
 pub(crate) struct Pair {
     cgroup: Cgroup,
-    _files: tempfile::TempDir,
+    files: tempfile::TempDir,
 }
 
 impl Pair {
@@ -118,10 +118,8 @@ impl Pair {
         let root = programs.root_of(product).context("it is not installed")?;
         let files = tempfile::Builder::new().prefix("proxies-").tempdir().context("a directory")?;
         certificates(files.path())?;
-        let pair = Self {
-            cgroup: Cgroup::root(product.program().rsplit('/').next().unwrap_or_default()),
-            _files: files,
-        };
+        let pair =
+            Self { cgroup: Cgroup::root(product.program().rsplit('/').next().unwrap_or_default()), files };
         for (side, netns) in [(Side::Near, near), (Side::Far, far)] {
             pair.launch(&root, product, side, netns, there)?;
         }
@@ -129,7 +127,7 @@ impl Pair {
     }
 
     fn launch(&self, root: &Path, product: Product, side: Side, netns: &Netns, there: &str) -> Result<()> {
-        let home = self._files.path();
+        let home = self.files.path();
         let text = match product {
             Product::Haproxy => haproxy(side, home, there),
             Product::Nginx => nginx(side, home, there, &modules(root).context("nginx has no stream module")?),
@@ -164,7 +162,7 @@ impl Pair {
                 return Ok(());
             }
             if std::time::Instant::now() > deadline {
-                let log = fs::read_to_string(self._files.path().join(format!("{side:?}.log")));
+                let log = fs::read_to_string(self.files.path().join(format!("{side:?}.log")));
                 anyhow::bail!("a proxy does not listen: {}", log.unwrap_or_default().trim());
             }
             std::thread::sleep(std::time::Duration::from_millis(20));

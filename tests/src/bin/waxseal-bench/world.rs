@@ -76,7 +76,7 @@ pub(crate) fn thousands(number: usize) -> String {
 enum Work {
     None,
     Mesh { mesh: Box<Mesh>, _fillers: Vec<Cgroup>, tap: Option<Child> },
-    Pair(Pair),
+    Pair { _pair: Pair },
 }
 
 /// One subject in its place.
@@ -131,7 +131,7 @@ impl World {
                 let there = network.sites[1].end.v4.to_string();
                 let pair = Pair::start(programs, product, ends, &there)?;
                 top.push(pair.cgroup().path().to_owned());
-                Work::Pair(pair)
+                Work::Pair { _pair: pair }
             }
             _ => Work::None,
         };
@@ -240,7 +240,7 @@ impl World {
 
     /// Where a client calls a port of the server.
     pub(crate) fn address(&self, from: From, port: u16) -> SocketAddr {
-        let beside = from == From::Beside || matches!(self.work, Work::Pair(_));
+        let beside = from == From::Beside || matches!(self.work, Work::Pair { .. });
         let ip = if beside { Ipv4Addr::LOCALHOST } else { self.network().sites[1].end.v4 };
         SocketAddr::new(IpAddr::V4(ip), port)
     }

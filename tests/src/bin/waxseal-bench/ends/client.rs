@@ -110,7 +110,7 @@ pub(super) fn source(to: SocketAddr, time: Duration, streams: usize) -> Result<(
     };
     let threads: Vec<_> = (0..streams).map(|_| thread::spawn(one)).collect();
     for thread in threads {
-        thread.join().map_err(|_| anyhow!("a panic"))??;
+        thread.join().map_err(|_panic| anyhow!("a panic"))??;
     }
     println!("sent");
     Ok(())
