@@ -13,7 +13,7 @@ use crate::figures::{Figures, Measure};
 
 /// Events from the kernel to `waxseal tap -o json`, as fast as they come.
 pub(crate) fn events(plan: &Plan, figures: &mut Figures) -> Result<()> {
-    let (events, times) = if plan.quick { ("200000", 1) } else { ("1000000", 3) };
+    let (events, times) = if plan.quick { ("100000", 1) } else { ("1000000", 3) };
     let [mut told, mut agent, mut lost] = [const { Vec::new() }; 3];
     for _ in 0..times {
         let text = ask(Command::new(root::program("waxseal-flood"))
@@ -41,7 +41,7 @@ pub(crate) fn events(plan: &Plan, figures: &mut Figures) -> Result<()> {
 pub(crate) fn policies(plan: &Plan, figures: &mut Figures) -> Result<()> {
     let mut command = example("waxseal-bench-policy")?;
     if plan.quick {
-        command.args(["2000", "500"]);
+        command.args(["1000", "200"]);
     }
     // It fails when a target of its own is missed; that is told elsewhere.
     let output = command.output().context("start the measurement of policies")?;
