@@ -34,7 +34,7 @@ use raw::Raw;
 const CALLERS: u32 = 8;
 /// Where the other node is.
 const THERE: [u8; 4] = [10, 0, 0, 2];
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 const DOMAIN: &str = "example.org";
 
 fn main() -> Result<()> {
