@@ -167,10 +167,11 @@ fn of_worlds(plan: &Plan, worlds: &[World], figures: &mut Figures) {
 }
 
 /// What builds a stage of its own. Each is a process of its own: one that is stopped by a panic stops no other.
-const PARTS: [&str; 6] = ["memory", "cold", "revocation", "events", "handshakes", "policies"];
+const PARTS: [&str; 7] = ["memory", "memory-crowd", "cold", "revocation", "events", "handshakes", "policies"];
 
 fn apart(plan: &Plan, arguments: &[String], figures: &mut Figures) {
-    for part in PARTS.into_iter().filter(|part| plan.wants(part)) {
+    let crowd = |part: &&str| !plan.quick || *part != "memory-crowd";
+    for part in PARTS.into_iter().filter(|part| plan.wants(part)).filter(crowd) {
         attempt(part, figures, |figures| {
             let mut command = Command::new(std::env::current_exe().context("this program has no path")?);
             let child = command.args(["part", part]).args(arguments).stdout(Stdio::piped()).spawn()?;
@@ -190,7 +191,8 @@ fn part(name: &str, plan: &Plan) -> Result<()> {
     keeper::note()?;
     let mut figures = Figures::default();
     match name {
-        "memory" => memory::measure(plan, &mut figures),
+        "memory" => memory::measure(&mut figures),
+        "memory-crowd" => memory::crowd(&mut figures),
         "cold" => cold::measure(plan, &mut figures)?,
         "revocation" => change::revocation(plan, &mut figures)?,
         "events" => others::events(plan, &mut figures)?,

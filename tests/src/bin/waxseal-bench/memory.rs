@@ -10,7 +10,6 @@ use waxseal_tests::node::{Node, Settings};
 use waxseal_tests::root;
 use waxseal_tests::stage::document;
 
-use crate::Plan;
 use crate::ends::SINK;
 use crate::figures::{Figures, Measure};
 use crate::rules;
@@ -18,25 +17,26 @@ use crate::world::{From, World};
 
 /// Connections that are held open.
 const HELD: usize = 10_000;
-const LONG: Duration = Duration::from_mins(3);
+const LONG: Duration = Duration::from_mins(2);
 /// How long an agent is left alone before it is looked at.
 const REST: Duration = Duration::from_secs(3);
 
-pub(crate) fn measure(plan: &Plan, figures: &mut Figures) {
-    let mut rows = Vec::new();
-    let mesh = Mesh::idle("rest", settings());
-    rows.push(("at rest".to_owned(), at_rest(mesh)));
-    let sizes: &[(usize, usize)] =
-        if plan.quick { &[(1000, 1000)] } else { &[(1000, 1000), (10_000, 100_000)] };
-    for (identities, entries) in sizes {
-        let name = format!(
-            "{} identities, {} rules",
-            crate::world::thousands(*identities),
-            crate::world::thousands(*entries)
-        );
-        rows.push((name, vec![crowded(*identities, *entries)]));
-    }
+/// With few identities.
+pub(crate) fn measure(figures: &mut Figures) {
+    let rest = at_rest(Mesh::idle("rest", settings()));
+    let rows = vec![("at rest".to_owned(), rest), (name(1000, 1000), vec![crowded(1000, 1000)])];
     figures.push(Measure::new("memory", "resident memory of the agent", "MB", rows));
+}
+
+/// With as many as a node may have.
+pub(crate) fn crowd(figures: &mut Figures) {
+    let rows = vec![(name(10_000, 100_000), vec![crowded(10_000, 100_000)])];
+    figures.push(Measure::new("memory-crowd", "resident memory of an agent with a crowd", "MB", rows));
+}
+
+fn name(identities: usize, entries: usize) -> String {
+    let [identities, entries] = [identities, entries].map(crate::world::thousands);
+    format!("{identities} identities, {entries} rules")
 }
 
 /// What an open connection adds.
