@@ -49,10 +49,10 @@ pub use counters::Count;
 pub use error::HandshakeError;
 pub use frame::FrameError;
 pub use host::{Ask, Certificates, Ended, Later, Live, Local, Node, NotAdmitted, Packet, Table, TableError};
-pub use message::{LINK, PAIR, Reason};
+pub use message::{LINK, PAIR, Reason, is_message};
 pub use probe::{Probe, ProbeError, SealPath, SendProbe};
 pub use report::{Direction, LinkReport, Report, SessionReport, Stage, Summary, Who};
-pub use target::Target;
+pub use target::{Target, is_target};
 
 use crate::cidr::Cidr;
 use crate::pki::Trust;

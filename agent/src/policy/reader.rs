@@ -25,7 +25,7 @@ const MAX_NAME: usize = 253;
 /// One document of one file, and the mistakes found in it.
 #[derive(Debug)]
 pub(super) struct Reader<'a> {
-    file: &'a Path,
+    pub(super) file: &'a Path,
     text: &'a str,
     part: Part<'a>,
     /// A document with any mistake is refused with its whole set, so readers may go on with whatever they have.

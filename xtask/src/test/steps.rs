@@ -10,7 +10,7 @@ use super::counts::Counts;
 use super::{Outcome, Step};
 use crate::place::{Place, is_program, on_path};
 use crate::process::{is_root, step};
-use crate::{demo, ebpf, kernels, tidy};
+use crate::{demo, ebpf, fuzz, kernels, setup, tidy};
 
 /// The version of cargo-deny that is installed when none is there.
 const CARGO_DENY: &str = "0.20.2";
@@ -26,6 +26,7 @@ pub(super) const ALL: &[Step] = &[
     Step { name: "build", root: false, run: build },
     Step { name: "host tests", root: false, run: host_tests },
     Step { name: "documentation tests", root: false, run: documentation_tests },
+    Step { name: "fuzz", root: false, run: fuzz },
     Step { name: "system tests", root: true, run: system_tests },
     Step { name: "kernels", root: false, run: |place| done(kernels::run(place, &kernels::Options::built())) },
     Step { name: "demo", root: true, run: |place| done(demo::run(place, &demo::Options::built())) },
@@ -130,6 +131,10 @@ fn documentation_tests(place: &Place) -> anyhow::Result<Outcome> {
     counted(place, "doc-tests", result)
 }
 
+fn fuzz(place: &Place) -> anyhow::Result<Outcome> {
+    fuzz::for_a_minute(place).map(|passed| Outcome::Ran(Counts { passed, failed: 0 }))
+}
+
 /// One after the other: they measure times, and there may be two processors only.
 fn system_tests(place: &Place) -> anyhow::Result<Outcome> {
     tests(place, "system-tests", "system tests", &["--package", "waxseal-tests"], true)
@@ -162,7 +167,7 @@ fn tests(place: &Place, log: &str, what: &str, packages: &[&str], serial: bool) 
     };
     if serial && !is_root() {
         // Cargo starts the test programs through this, so that only they are root and not the compiler.
-        let runner = format!("CARGO_TARGET_{}_RUNNER", host()?.to_uppercase().replace('-', "_"));
+        let runner = format!("CARGO_TARGET_{}_RUNNER", setup::host()?.to_uppercase().replace('-', "_"));
         command.env(runner, "sudo -E --preserve-env=PATH");
     }
     let result = step(place, log, what, &mut command);
@@ -177,11 +182,4 @@ fn counted(place: &Place, log: &str, result: anyhow::Result<()>) -> anyhow::Resu
         Err(error) if counts.failed == 0 => Err(error),
         _ => Ok(Outcome::Ran(counts)),
     }
-}
-
-/// The host's target name, as rustc says it.
-fn host() -> anyhow::Result<String> {
-    let text = crate::process::answer(Command::new("rustc").arg("-vV")).context("ask rustc for its host")?;
-    let host = text.lines().find_map(|line| line.strip_prefix("host: ")).context("rustc names no host")?;
-    Ok(host.to_owned())
 }
