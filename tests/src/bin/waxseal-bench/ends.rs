@@ -1,7 +1,7 @@
 //! The two ends of the load. The program starts them itself, each in its cgroup and network namespace.
 
 use std::fs::{self, File};
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::io::{BufRead as _, BufReader, ErrorKind, Read as _, Write as _};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 use nix::sched::{CloneFlags, CpuSet, sched_setaffinity, setns};
 use nix::unistd::Pid;
+use socket2::{Domain, Socket, Type};
 use waxseal_tests::cgroup::Cgroup;
 use waxseal_tests::netns::Netns;
 
@@ -69,6 +70,7 @@ pub(crate) fn end(arguments: &[String]) -> Result<()> {
         "cold" => connect_to_each(more),
         "connect" => peer().and_then(|(to, time)| connect_for(to, time)),
         "sink" => sink(),
+        "watch" => peer().and_then(|(to, _)| watch(to)),
         "source" => peer().and_then(|(to, time)| source(to, time)),
         _ => bail!("unknown end {role}"),
     }
@@ -141,6 +143,30 @@ fn connect_once(to: SocketAddr) -> Result<()> {
     let end = stream.read(&mut [0])?;
     anyhow::ensure!(end == 0, "the other end said something");
     Ok(())
+}
+
+/// Says `open` or `shut` and when, each time that this changes.
+fn watch(to: SocketAddr) -> Result<()> {
+    let mut before = None;
+    loop {
+        let socket = Socket::new(Domain::for_address(to), Type::STREAM, None)?;
+        // Its end leaves nothing behind that would use up the ports.
+        socket.set_linger(Some(Duration::ZERO))?;
+        let open = match socket.connect(&to.into()) {
+            Ok(()) => true,
+            Err(error)
+                if matches!(error.kind(), ErrorKind::ConnectionRefused | ErrorKind::PermissionDenied) =>
+            {
+                false
+            }
+            Err(error) => return Err(error.into()),
+        };
+        if before != Some(open) {
+            println!("{} {:.6}", if open { "open" } else { "shut" }, crate::policies::now());
+            before = Some(open);
+        }
+        thread::sleep(Duration::from_micros(500));
+    }
 }
 
 fn sink() -> Result<()> {

@@ -1,7 +1,7 @@
 //! What enforcement costs: the same load with no agent and with an agent that enforces and a tap that listens, in
 //! alternating rounds, so that a slow minute of the machine is slow for both.
 //!
-//! `waxseal-bench [-o json] [--part host|nodes] [--rounds N] [--seconds S] [--idle S]`. Needs root, and `waxseal` built beside it. The other
+//! `waxseal-bench [-o json] [--part host|nodes|policies] [--rounds N] [--seconds S] [--idle S]`. Needs root, and `waxseal` built beside it. The other
 //! modes are the two ends of the load; the program starts them itself.
 
 #![expect(clippy::expect_used, reason = "a measurement that cannot be made must stop and say why")]
@@ -9,6 +9,7 @@
 
 mod ends;
 mod nodes;
+mod policies;
 
 use std::fs;
 use std::io::Write as _;
@@ -37,6 +38,7 @@ pub(crate) struct Plan {
     json: bool,
     host: bool,
     nodes: bool,
+    policies: bool,
 }
 
 fn main() -> Result<()> {
@@ -50,6 +52,7 @@ fn main() -> Result<()> {
         kernel: root::run("uname", &["-r"]).trim().to_owned(),
         host: plan.host.then(|| measure(plan)),
         nodes: plan.nodes.then(|| nodes::measure(plan)),
+        policies: plan.policies.then(|| policies::measure(plan)),
     };
     if plan.json {
         println!("{}", serde_json::to_string(&report)?);
@@ -60,7 +63,8 @@ fn main() -> Result<()> {
 }
 
 fn plan(arguments: &[String]) -> Result<Plan> {
-    let mut plan = Plan { rounds: 7, seconds: 1.5, idle: 10.0, json: false, host: true, nodes: true };
+    let mut plan =
+        Plan { rounds: 7, seconds: 1.5, idle: 10.0, json: false, host: true, nodes: true, policies: true };
     let mut arguments = arguments.iter();
     while let Some(option) = arguments.next() {
         let value = arguments.next().with_context(|| format!("{option} wants a value"))?;
@@ -69,7 +73,10 @@ fn plan(arguments: &[String]) -> Result<Plan> {
             "--rounds" => plan.rounds = value.parse()?,
             "--seconds" => plan.seconds = value.parse()?,
             "--idle" => plan.idle = value.parse()?,
-            "--part" => (plan.host, plan.nodes) = (value == "host", value == "nodes"),
+            "--part" => {
+                (plan.host, plan.nodes, plan.policies) =
+                    (value == "host", value == "nodes", value == "policies");
+            }
             _ => bail!("unknown option {option}"),
         }
     }
@@ -108,6 +115,7 @@ struct Report {
     kernel: String,
     host: Option<Host>,
     nodes: Option<nodes::Nodes>,
+    policies: Option<policies::Policies>,
 }
 
 /// On one host.
@@ -261,6 +269,9 @@ fn print_report(report: &Report) {
     }
     if let Some(nodes) = &report.nodes {
         nodes::print_report(nodes);
+    }
+    if let Some(policies) = &report.policies {
+        policies::print_report(policies);
     }
 }
 
