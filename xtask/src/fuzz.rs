@@ -43,6 +43,13 @@ pub(crate) struct Options {
     seconds: u64,
 }
 
+impl Options {
+    /// All targets.
+    pub(crate) fn all(seconds: u64) -> Self {
+        Self { targets: Vec::new(), seconds }
+    }
+}
+
 /// `cargo xtask fuzz`.
 pub(crate) fn run(place: &Place, options: &Options) -> anyhow::Result<()> {
     let all = targets(place)?;

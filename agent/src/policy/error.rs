@@ -302,7 +302,9 @@ pub enum Problem {
         source: PatternError,
     },
     /// A service account whose name could be in no SPIFFE ID.
-    #[error("`{text}` is no service account; write `namespace/name`, or `name` for one of this namespace: {source}")]
+    #[error(
+        "`{text}` is no service account; write `namespace/name`, or `name` for one of this namespace: {source}"
+    )]
     ServiceAccount {
         /// As written, escaped.
         text: String,

@@ -56,9 +56,10 @@ impl Draft<'_> {
     fn not_honoured(&self) -> Option<String> {
         let requests = (!self.requests.is_empty())
             .then(|| format!("{} would have to be read from requests", self.requests.join(", ")));
-        let own = self
-            .own_address
-            .then(|| "when destination.ip asks for an address of the workload's own, which is not told apart".to_owned());
+        let own = self.own_address.then(|| {
+            "when destination.ip asks for an address of the workload's own, which is not told apart"
+                .to_owned()
+        });
         match (requests, own) {
             (Some(requests), Some(own)) => Some(format!("{requests}; {own}")),
             (requests, own) => requests.or(own),

@@ -64,7 +64,7 @@ fn main() -> Result<()> {
 
 fn plan(arguments: &[String]) -> Result<Plan> {
     let mut plan =
-        Plan { rounds: 7, seconds: 1.5, idle: 10.0, json: false, host: true, nodes: true, policies: true };
+        Plan { rounds: 7, seconds: 1.5, idle: 10.0, json: false, host: true, nodes: true, policies: false };
     let mut arguments = arguments.iter();
     while let Some(option) = arguments.next() {
         let value = arguments.next().with_context(|| format!("{option} wants a value"))?;
