@@ -81,6 +81,7 @@ impl FromStr for Party {
     type Err = PartyError;
 
     fn from_str(text: &str) -> Result<Self, PartyError> {
+        let text = text.trim();
         let nobody = || PartyError::Nobody(text.to_owned());
         if text.starts_with("spiffe://") {
             return text.parse().map(Self::SpiffeId).map_err(|_source| nobody());

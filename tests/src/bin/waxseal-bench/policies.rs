@@ -6,6 +6,7 @@ use std::fs;
 use std::process::Child;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use aya::sys::{Stats, enable_stats};
 use serde::Serialize;
 use waxseal_tests::cgroup::Cgroup;
 use waxseal_tests::netns::Netns;
@@ -24,9 +25,6 @@ const DOCUMENTS: usize = 10_000;
 const PEOPLE: usize = 1000;
 /// Changes that are timed, and workloads that come new.
 const CHANGES: usize = 20;
-/// Where the kernel counts what its programs cost, while it is asked to.
-const SWITCH: &str = "/proc/sys/kernel/bpf_stats_enabled";
-
 /// What was measured.
 #[derive(Debug, Serialize)]
 pub(crate) struct Policies {
@@ -46,23 +44,6 @@ pub(crate) fn measure(plan: Plan) -> Policies {
     let (rows, connection, connect) = verdicts(plan);
     let (change, newcomer) = changes();
     Policies { rows, connection, connect, change, newcomer }
-}
-
-/// The switch, put back as it was.
-struct Counting(String);
-
-impl Counting {
-    fn start() -> Self {
-        let before = fs::read_to_string(SWITCH).expect("the kernel counts");
-        fs::write(SWITCH, "1").expect("root may ask for it");
-        Self(before)
-    }
-}
-
-impl Drop for Counting {
-    fn drop(&mut self) {
-        let _ = fs::write(SWITCH, &self.0);
-    }
 }
 
 /// An agent, a caller and a server whose policies are about each other.
@@ -98,7 +79,8 @@ fn verdicts(plan: Plan) -> ([u64; 2], Comparison, Comparison) {
     node.start();
     node.await_endpoint(&server.name());
     node.await_endpoint(&holders.last().expect("there are some").name());
-    let _counting = Counting::start();
+    // The kernel counts as long as this is open.
+    let _counting = enable_stats(Stats::RunTime).expect("the kernel counts what programs take");
     let (mut rows, mut all, mut connects) = ([0; 2], [Vec::new(), Vec::new()], [Vec::new(), Vec::new()]);
     for round in 0..plan.rounds {
         // The order alternates.
@@ -136,14 +118,14 @@ fn ranges(number: usize, count: usize, round: usize) -> String {
     for range in 0..count {
         let _ = writeln!(rules, "        - {{ cidr: 100.{}.{}.0/24 }}", range / 250, range % 250);
     }
-    policy("ranges", &format!("fill/holder-{number}"), &rules)
+    policy(&format!("ranges-{number}"), &format!("fill/holder-{number}"), &rules)
 }
 
 /// The rows in force, as the agent counts them.
 fn table_rows(node: &Node) -> u64 {
     let status = node.status();
     let tables = status["maps"].as_array().expect("status lists the tables");
-    let rows = tables.iter().find(|table| table["name"] == "ROWS").and_then(|table| table["used"].as_u64());
+    let rows = tables.iter().find(|table| table["name"] == "rows").and_then(|table| table["used"].as_u64());
     rows.unwrap_or_else(|| panic!("status tells the rows: {}", status["maps"]))
 }
 
