@@ -312,14 +312,16 @@ pub enum Counter {
     Uncovered = 22,
     /// Denied SYNs that a TC program has answered with a reset.
     RefusedAtBorder = 23,
+    /// UDP flows refused because their source had its share of the table.
+    OverShare = 24,
 }
 
 impl Counter {
     /// How many counters there are.
-    pub const COUNT: u32 = 24;
+    pub const COUNT: u32 = 25;
 
     /// All of them, in the order of the map.
-    pub const ALL: [Self; 24] = [
+    pub const ALL: [Self; 25] = [
         Self::Allowed,
         Self::Reported,
         Self::Denied,
@@ -344,6 +346,7 @@ impl Counter {
         Self::HalfOpenFull,
         Self::Uncovered,
         Self::RefusedAtBorder,
+        Self::OverShare,
     ];
 
     /// The word for it in `waxseal status`.
@@ -373,6 +376,7 @@ impl Counter {
             Self::HalfOpenFull => "half-open-full",
             Self::Uncovered => "uncovered",
             Self::RefusedAtBorder => "refused-at-border",
+            Self::OverShare => "over-share",
         }
     }
 }

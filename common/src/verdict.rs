@@ -114,11 +114,13 @@ pub enum Reason {
     WrongDestination = 15,
     /// The session that proved the other end has ended: expired, or its certificate revoked.
     SessionEnded = 16,
+    /// The source has as many UDP flows as one source may have.
+    OverShare = 17,
 }
 
 impl Reason {
     /// All of them, in the order of their numbers.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::NotAWorkload,
         Self::SameWorkload,
         Self::NoPolicy,
@@ -136,6 +138,7 @@ impl Reason {
         Self::Destroyed,
         Self::WrongDestination,
         Self::SessionEnded,
+        Self::OverShare,
     ];
 
     /// The reason that a stored byte stands for.
@@ -163,6 +166,7 @@ impl Reason {
             Self::Destroyed => "destroyed",
             Self::WrongDestination => "wrong-destination",
             Self::SessionEnded => "session-ended",
+            Self::OverShare => "over-share",
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use core::mem::MaybeUninit;
 
+use aya_ebpf::Global;
 use aya_ebpf::bindings::{BPF_ANY, BPF_F_NO_PREALLOC, BPF_NOEXIST, BPF_RB_AVAIL_DATA};
 use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf};
 use aya_ebpf::helpers::generated::bpf_ringbuf_query;
@@ -49,6 +50,12 @@ pub(crate) static OPENINGS: HashMap<u64, u64, 65536> = HashMap::new();
 pub(crate) static PENDING: HashMap<Tuple, Pending, 65536> = HashMap::new();
 #[btf_map]
 pub(crate) static UDP_FLOWS: HashMap<Tuple, UdpFlow, 262_144, LAZY> = HashMap::new();
+/// How many flows of that table each source has. The agent counts anew from time to time.
+#[btf_map]
+pub(crate) static UDP_SHARES: HashMap<IdentityId, u64, 16384, LAZY> = HashMap::new();
+/// How many it may have; the agent sets it before loading.
+#[unsafe(no_mangle)]
+static UDP_SHARE: Global<u64> = Global::new(u64::MAX);
 /// Datagrams from sources without identity: all that a flood of them can push out is each other.
 #[btf_map]
 pub(crate) static UDP_UNSEALED: LruHashMap<Tuple, UdpFlow, 65536> = LruHashMap::new();
@@ -170,6 +177,23 @@ pub(crate) fn udp_flow(tuple: &Tuple) -> Option<&'static mut UdpFlow> {
     let flow = UDP_FLOWS.get_ptr_mut(tuple)?;
     // SAFETY: as for connections.
     Some(unsafe { &mut *flow })
+}
+
+/// Takes a place of a source's share of the UDP flows. `false` when it has none left: one source's flood leaves room for
+/// the flows of others.
+#[inline(always)]
+pub(crate) fn take_udp_share(source: IdentityId) -> bool {
+    let Some(taken) = UDP_SHARES.get_ptr_mut(source) else {
+        // Two processors at once count one; the agent sets it right.
+        return UDP_SHARES.insert(source, 1u64, REPLACE).is_ok();
+    };
+    // SAFETY: the pointer comes from a look-up and stays valid until the program ends.
+    let taken = unsafe { &mut *taken };
+    if *taken >= UDP_SHARE.load() {
+        return false;
+    }
+    *taken += 1;
+    true
 }
 
 /// A UDP flow of a source without identity.

@@ -128,7 +128,10 @@ fn a_flood_from_a_workload_that_may_not_pushes_no_honest_flow_out() {
     let held = scene.caller.probe.must(&Request::Stop { handle: hold });
     assert!(hammered.count > 1000, "{hammered:?}");
     assert_eq!(held.bad, 0, "{held:?}");
-    assert_eq!(scene.caller.probe.shout(to), None, "a new flow of the caller's finds room");
+    // What the flood has left in the agents' queues goes first; a first datagram may be late, as on any network.
+    root::wait("a new flow of the caller's finds room", Duration::from_secs(5), || {
+        scene.caller.probe.shout(to).is_none().then_some(())
+    });
 }
 
 #[test]

@@ -191,6 +191,9 @@ fn load_object(config: &Config, pins: &Path) -> Result<Ebpf, Error> {
     }
     let level = log_level(&config.log);
     loader.override_global("AYA_LOG_LEVEL", &level, true);
+    // One source's flood must leave room for everybody else.
+    let share = u64::from(config.connections / 2);
+    loader.override_global("UDP_SHARE", &share, true);
     loader
         .map_max_entries("IDENTITIES", CAPACITY.identities)
         .map_max_entries("ADDRESSES", CAPACITY.addresses)

@@ -59,7 +59,7 @@ pub const HOOKS: [Hook; 15] = [
 ];
 
 /// The maps that outlive the agent.
-pub const MAPS: [&str; 25] = [
+pub const MAPS: [&str; 26] = [
     "SETTINGS",
     "POLLING",
     "KEYS",
@@ -73,6 +73,7 @@ pub const MAPS: [&str; 25] = [
     "OPENINGS",
     "PENDING",
     "UDP_FLOWS",
+    "UDP_SHARES",
     "UDP_UNSEALED",
     "COUNTERS",
     "FLOWS",

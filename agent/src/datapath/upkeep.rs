@@ -1,23 +1,27 @@
 //! What the tables need from time to time: entries that nobody will ask for any more go.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
-use waxseal_common::state::Tuple;
+use waxseal_common::ids::IdentityId;
+use waxseal_common::state::{Tuple, UdpFlow};
 
 use super::Error;
 use super::kernel::{Kernel, entries, ignore_absent, map_error};
 
+/// How many parts of the table of UDP flows may be in use before idle flows go earlier, and what part of the usual time
+/// they have then: whoever asks a name server a thousand times a second is to go on doing so.
+const CROWDED: [(usize, u32); 2] = [(2, 4), (4, 12)];
+
 impl Kernel {
-    /// Removes UDP flows, half-open connections and openings in which nothing has happened for as long as given.
+    /// Removes UDP flows, half-open connections and openings in which nothing has happened for as long as given; UDP
+    /// flows earlier when the table is crowded.
     pub fn age(&mut self, now: u64, udp: Duration, pending: Duration) -> Result<(), Error> {
-        let old = |at: u64, limit: Duration| now.saturating_sub(at) > limit.as_nanos() as u64;
-        let flows: Vec<Tuple> =
-            entries(&self.udp_flows).filter(|(_, flow)| old(flow.seen, udp)).map(|(key, _)| key).collect();
-        for key in flows {
-            ignore_absent(self.udp_flows.remove(&key)).map_err(map_error("UDP_FLOWS"))?;
-        }
-        let half: Vec<Tuple> =
-            entries(&self.pending).filter(|(_, entry)| old(entry.at, pending)).map(|(key, _)| key).collect();
+        self.age_flows(now, udp)?;
+        let half: Vec<Tuple> = entries(&self.pending)
+            .filter(|(_, entry)| old(now, entry.at, pending))
+            .map(|(key, _)| key)
+            .collect();
         for key in half {
             ignore_absent(self.pending.remove(&key)).map_err(map_error("PENDING"))?;
         }
@@ -29,5 +33,51 @@ impl Kernel {
             ignore_absent(self.openings.remove(&mac)).map_err(map_error("OPENINGS"))?;
         }
         Ok(())
+    }
+
+    /// Also counts anew how many flows each source has.
+    fn age_flows(&mut self, now: u64, idle: Duration) -> Result<(), Error> {
+        let flows: Vec<(Tuple, UdpFlow)> = entries(&self.udp_flows).collect();
+        let idle = patience(flows.len(), self.udp_capacity, idle);
+        let mut shares: HashMap<IdentityId, u64> = HashMap::new();
+        for (key, flow) in flows {
+            if old(now, flow.seen, idle) {
+                ignore_absent(self.udp_flows.remove(&key)).map_err(map_error("UDP_FLOWS"))?;
+            } else {
+                *shares.entry(flow.source).or_default() += 1;
+            }
+        }
+        let known: Vec<IdentityId> = self.udp_shares.keys().filter_map(Result::ok).collect();
+        for source in known.iter().filter(|source| !shares.contains_key(source)) {
+            ignore_absent(self.udp_shares.remove(source)).map_err(map_error("UDP_SHARES"))?;
+        }
+        // What a source opens meanwhile is not counted: its share is a little larger until the next time.
+        for (source, count) in shares {
+            self.udp_shares.insert(source, count, 0).map_err(map_error("UDP_SHARES"))?;
+        }
+        Ok(())
+    }
+}
+
+fn old(now: u64, at: u64, limit: Duration) -> bool {
+    now.saturating_sub(at) > limit.as_nanos() as u64
+}
+
+/// How long an idle flow stays when so many are in the table.
+fn patience(used: usize, capacity: usize, idle: Duration) -> Duration {
+    let crowded = |(part, _): &&(usize, u32)| used > capacity - capacity / part;
+    CROWDED.iter().rfind(crowded).map_or(idle, |(_, divisor)| idle / *divisor)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_crowded_table_is_less_patient() {
+        let idle = Duration::from_mins(2);
+        for (used, seconds) in [(0, 120), (500, 120), (501, 30), (750, 30), (751, 10), (1000, 10)] {
+            assert_eq!(patience(used, 1000, idle), Duration::from_secs(seconds), "{used} of 1000");
+        }
     }
 }

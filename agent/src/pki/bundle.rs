@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, TrustAnchor};
 use webpki::{CertRevocationList, OwnedCertRevocationList};
 
 use super::certificate::{self, validity};
 use super::refusal::{Position, Refusal};
+use super::verified::Verified;
 use crate::spiffe::TrustDomain;
 
 /// Roots in one bundle.
@@ -117,12 +118,13 @@ pub struct DomainBundle {
     roots: Vec<Root>,
     lists: Arc<[CertRevocationList<'static>]>,
     raw_lists: Vec<CertificateRevocationListDer<'static>>,
+    lists_end: Option<SystemTime>,
     strict: bool,
 }
 
 impl fmt::Debug for DomainBundle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { roots, lists, raw_lists: _, strict } = self;
+        let Self { roots, lists, raw_lists: _, lists_end: _, strict } = self;
         f.debug_struct("DomainBundle")
             .field("roots", roots)
             .field("lists", &lists.len())
@@ -156,6 +158,7 @@ impl DomainBundle {
             roots: roots.collect::<Result<_, _>>()?,
             lists: read.collect::<Result<_, _>>()?,
             raw_lists: lists.iter().map(|list| list.as_ref().to_vec().into()).collect(),
+            lists_end: lists.iter().map(|list| list_end(list)).min(),
             strict: false,
         })
     }
@@ -177,6 +180,11 @@ impl DomainBundle {
         &self.raw_lists
     }
 
+    /// When the first of the lists is out of date.
+    pub(super) fn lists_end(&self) -> Option<SystemTime> {
+        self.lists_end
+    }
+
     pub(super) fn lists(&self) -> &[CertRevocationList<'static>] {
         &self.lists
     }
@@ -193,17 +201,25 @@ impl DomainBundle {
     }
 }
 
+/// When a list is out of date; long ago when it does not say.
+fn list_end(list: &CertificateRevocationListDer<'_>) -> SystemTime {
+    let read = x509_parser::parse_x509_crl(list.as_ref()).ok();
+    let end = read.and_then(|(_, list)| list.next_update()).map(|end| end.timestamp());
+    SystemTime::UNIX_EPOCH + Duration::from_secs(end.and_then(|end| u64::try_from(end).ok()).unwrap_or(0))
+}
+
 /// Everything that is believed at one moment; it never changes.
 #[derive(Clone, Debug, Default)]
 pub struct Bundles {
     revision: u64,
     domains: BTreeMap<TrustDomain, DomainBundle>,
+    verified: Arc<Verified>,
 }
 
 impl Bundles {
     /// One bundle for each trust domain.
     pub fn new(revision: u64, domains: impl IntoIterator<Item = (TrustDomain, DomainBundle)>) -> Self {
-        Self { revision, domains: domains.into_iter().collect() }
+        Self { revision, domains: domains.into_iter().collect(), verified: Arc::default() }
     }
 
     /// Which state this is; another number is another state.
@@ -214,6 +230,11 @@ impl Bundles {
     /// What is believed of one trust domain.
     pub fn domain(&self, domain: &TrustDomain) -> Option<&DomainBundle> {
         self.domains.get(domain)
+    }
+
+    /// What was verified under these beliefs a moment ago.
+    pub(super) fn verified(&self) -> &Verified {
+        &self.verified
     }
 
     /// All of them.

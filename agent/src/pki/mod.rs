@@ -25,6 +25,7 @@ mod start;
 mod svid;
 mod tls;
 mod trust;
+mod verified;
 mod verify;
 mod wire;
 

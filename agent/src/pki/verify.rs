@@ -17,6 +17,7 @@ use super::bundle::{Bundles, DomainBundle, Root};
 use super::certificate::{self, validity};
 use super::names::node_name;
 use super::refusal::{Position, Refusal};
+use super::verified::Fingerprint;
 use super::{MAX_CHAIN, MAX_CHAIN_BYTES};
 use crate::spiffe::{SpiffeId, TrustDomain};
 
@@ -101,7 +102,15 @@ pub fn verify(
     role: Role,
     now: SystemTime,
 ) -> Result<Peer, Refusal> {
-    verify_with(bundles, chain, role, now, Revocation::Complete)
+    measured(chain)?;
+    let fingerprint = Fingerprint::of(chain, role);
+    if let Some(peer) = bundles.verified().find(&fingerprint, now) {
+        return Ok(peer);
+    }
+    let peer = verify_with(bundles, chain, role, now, Revocation::Complete)?;
+    let lists_end = bundles.domain(peer.id.trust_domain()).and_then(DomainBundle::lists_end);
+    bundles.verified().keep(fingerprint, &peer, now, lists_end);
+    Ok(peer)
 }
 
 pub(super) fn verify_with(

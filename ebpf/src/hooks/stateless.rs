@@ -50,11 +50,7 @@ pub(super) fn egress(packet: &Packet<'_>, bench: &Bench, cookie: u64, owner: Own
             return PASS;
         }
         case.netns = packet.netns();
-        if udp::note(&case, bench.revision, judged) {
-            return PASS;
-        }
-        maps::count(Counter::TableFull);
-        return DROP;
+        return if udp::note(&case, bench.revision, judged).is_none() { PASS } else { DROP };
     }
     deny(packet, bench, &mut case, judged, Direction::Egress)
 }

@@ -62,9 +62,14 @@ fn conclude(packet: &Packet<'_>, bench: &Bench, case: &mut Case, packed: i64) ->
     let mut judged = unpack(packed.unsigned_abs());
     case.process = maps::udp_opener(case.cookie);
     case.netns = packet.netns();
-    if judged.verdict.passes() && !note(case, bench.revision, judged) {
-        maps::count(Counter::TableFull);
-        judged = bench.refuse(case.source, Reason::TableFull);
+    if judged.verdict.passes()
+        && let Some(reason) = note(case, bench.revision, judged)
+    {
+        judged = bench.refuse(case.source, reason);
+        // Whoever floods is told of now and then: the denials of others are not to drown in these.
+        if !judged.verdict.passes() && !maps::may_tell(case.at) {
+            return DROP;
+        }
     }
     let passes = judged.verdict.passes();
     // Towards another node the border tells, for it knows both ends.
@@ -267,9 +272,13 @@ fn judge_flow(bench: &Bench, case: &mut Case, flow: &mut UdpFlow) {
     case.destination = destination;
 }
 
-/// Writes who sends, from which namespace. `false` when the table is full.
+/// Writes who sends, from which namespace. Says why not, when the table or the source's share of it is full.
 #[inline(never)]
-pub(super) fn note(case: &Case, revision: Revision, judged: Judgement) -> bool {
+pub(super) fn note(case: &Case, revision: Revision, judged: Judgement) -> Option<Reason> {
+    if maps::udp_flow(&case.tuple).is_none() && !maps::take_udp_share(case.source) {
+        maps::count(Counter::OverShare);
+        return Some(Reason::OverShare);
+    }
     let flow = UdpFlow {
         egress_revision: revision,
         seen: case.at,
@@ -283,7 +292,11 @@ pub(super) fn note(case: &Case, revision: Revision, judged: Judgement) -> bool {
         flags: if case.session == REMOTE { UdpFlow::REMOTE } else { 0 },
         ..UdpFlow::default()
     };
-    maps::UDP_FLOWS.insert(case.tuple, &flow, maps::REPLACE).is_ok()
+    if maps::UDP_FLOWS.insert(case.tuple, &flow, maps::REPLACE).is_ok() {
+        return None;
+    }
+    maps::count(Counter::TableFull);
+    Some(Reason::TableFull)
 }
 
 /// Keeps the receiver's judgement. `true` when it is the first of its flow, or differs from the one before, so that a

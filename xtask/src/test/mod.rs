@@ -27,6 +27,8 @@ pub(crate) struct Options {
 enum Outcome {
     /// It ran. Steps that are not tests count as one.
     Ran(Counts),
+    /// Tests ran, and what is to be said of those that did not pass at once.
+    Tests(Counts, Vec<String>),
     /// It could not run here, and why.
     Left(String),
 }
@@ -86,13 +88,20 @@ fn report(rows: &[Row]) -> anyhow::Result<()> {
     println!("\n{:<24} {:>8}  result", "step", "seconds");
     for Row { name, seconds, outcome } in rows {
         let words = match outcome {
-            Outcome::Ran(counts) => {
+            Outcome::Ran(counts) | Outcome::Tests(counts, _) => {
                 sum = sum.plus(counts);
                 counts.to_string()
             }
             Outcome::Left(why) => format!("left out: {why}"),
         };
         println!("{name:<24} {seconds:>8.1}  {words}");
+    }
+    for Row { name, outcome, .. } in rows {
+        if let Outcome::Tests(_, remarks) = outcome
+            && !remarks.is_empty()
+        {
+            println!("\n{name}:\n  {}", remarks.join("\n  "));
+        }
     }
     println!("\n{sum}");
     if sum.failed > 0 {

@@ -6,7 +6,7 @@ use std::process::Command;
 
 use anyhow::Context as _;
 
-use super::counts::Counts;
+use super::counts::{self, Counts};
 use super::{Outcome, Step};
 use crate::place::{Place, is_program, on_path};
 use crate::process::{is_root, step};
@@ -161,7 +161,8 @@ fn tests(place: &Place, log: &str, what: &str, packages: &[&str], serial: bool) 
     };
     command.args(packages);
     match (serial, nextest) {
-        (true, true) => command.args(["--test-threads", "1"]),
+        // Some of them measure times on a machine that may be busy: a second chance, and the table names who took it.
+        (true, true) => command.args(["--test-threads", "1", "--retries", "1"]),
         (true, false) => command.args(["--", "--test-threads=1"]),
         (false, _) => &mut command,
     };
@@ -177,9 +178,15 @@ fn tests(place: &Place, log: &str, what: &str, packages: &[&str], serial: bool) 
 /// What the runner counted. A run that failed without a failed test (it did not build) is one failure.
 fn counted(place: &Place, log: &str, result: anyhow::Result<()>) -> anyhow::Result<Outcome> {
     let text = fs::read(place.log(log)).unwrap_or_default();
-    let counts = Counts::read(&String::from_utf8_lossy(&text));
+    let text = String::from_utf8_lossy(&text);
+    let counts = Counts::read(&text);
     match result {
         Err(error) if counts.failed == 0 => Err(error),
-        _ => Ok(Outcome::Ran(counts)),
+        Err(_) => {
+            let mut remarks = counts::remarkable(&text);
+            remarks.extend(counts::panics(&text));
+            Ok(Outcome::Tests(counts, remarks))
+        }
+        Ok(()) => Ok(Outcome::Tests(counts, counts::remarkable(&text))),
     }
 }

@@ -158,3 +158,38 @@ async fn a_keeper_gets_what_is_wanted_and_drops_what_is_not() {
     };
     tokio::time::timeout(SOON, renewed).await.unwrap();
 }
+
+#[test]
+fn what_was_verified_a_moment_ago_is_believed_only_as_long_as_everything_it_rests_on() {
+    let (_directory, authority) = authority();
+    let web = issue(&authority, "/web");
+    let (before, now) = (bundles(&authority), SystemTime::now());
+    let end = verify(&before, web.chain(), Role::Client, now).unwrap().not_after();
+    for (when, outcome) in [
+        (now + Duration::from_secs(59), Ok(())),
+        (end - Duration::from_secs(1), Ok(())),
+        (end + Duration::from_secs(1), Err("expired")),
+        (now - Duration::from_mins(90), Err("not-yet-valid")),
+        (now, Ok(())),
+    ] {
+        let seen = verify(&before, web.chain(), Role::Client, when);
+        assert_eq!(seen.map(drop).map_err(|refusal| refusal.word()), outcome);
+    }
+
+    // Just verified near its end: it ends all the same.
+    verify(&before, web.chain(), Role::Client, end - Duration::from_secs(1)).unwrap();
+    assert!(verify(&before, web.chain(), Role::Client, end + Duration::from_secs(1)).is_err());
+
+    // Another byte is another chain.
+    let mut forged: Vec<Vec<u8>> = web.chain().iter().map(|der| der.as_ref().to_vec()).collect();
+    *forged[0].last_mut().unwrap() ^= 1;
+    let forged: Vec<rustls::pki_types::CertificateDer<'_>> = forged.into_iter().map(Into::into).collect();
+    verify(&before, web.chain(), Role::Client, now).unwrap();
+    assert_eq!(verify(&before, &forged, Role::Client, now).unwrap_err(), Refusal::Signature);
+
+    // Other beliefs are another memory.
+    authority.revoke(&Target::Id(web.id().clone()), now).unwrap();
+    let after = bundles(&authority);
+    assert_eq!(verify(&after, web.chain(), Role::Client, now).unwrap_err().word(), "revoked");
+    assert!(verify(&before, web.chain(), Role::Client, now).is_ok());
+}
