@@ -178,7 +178,7 @@ impl Reader<'_> {
 /// What is written where a port should be, as far as it can be named.
 pub(super) fn no_port(node: &Node) -> Problem {
     match &node.value {
-        Value::Text(text) => PortsError::Number((*text).to_owned()).into(),
+        Value::Text(text) => PortsError::Number(text.clone()).into(),
         Value::Number(Some(number)) => PortsError::Number(number.to_string()).into(),
         _ => Problem::Port,
     }

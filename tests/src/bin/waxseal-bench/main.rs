@@ -31,6 +31,7 @@ use ends::{end, finish, start_end, wait_for_line};
 pub(crate) const PORT: u16 = 8080;
 
 #[derive(Clone, Copy)]
+#[expect(clippy::struct_excessive_bools, reason = "each is an option of its own")]
 pub(crate) struct Plan {
     pub(crate) rounds: usize,
     pub(crate) seconds: f64,
