@@ -55,7 +55,7 @@ fn reworded(words: String) -> String {
     } else if words.starts_with("tabs disallowed") {
         "a tab where YAML takes only spaces: indent with spaces".to_owned()
     } else if words == "invalid u32" {
-        "expected a user's number; the names of users are not looked up".to_owned()
+        "expected a user's number, 0 to 4294967295; names of users are not looked up".to_owned()
     } else {
         words
     }
