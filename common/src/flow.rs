@@ -227,6 +227,8 @@ impl FlowEvent {
     pub const REFUSE: u8 = 2;
     /// The agent must end the socket that the tuple and the namespace name.
     pub const DESTROY: u8 = 4;
+    /// Both ends are on this node, and the other one tells of it too: told only while somebody asks for both views.
+    pub const SECOND: u8 = 8;
 }
 
 /// What happened in the cgroup tree. The byte in [`CgroupEvent::kind`].

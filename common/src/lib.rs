@@ -31,4 +31,4 @@ pub mod verdict;
 pub mod wire;
 
 /// Version of the map layouts. Part of the pin directory's name: an agent never reuses maps of another layout.
-pub const LAYOUT: u32 = 1;
+pub const LAYOUT: u32 = 2;

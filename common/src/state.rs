@@ -227,6 +227,16 @@ pub struct UdpFlow {
     pub seen: u64,
     /// The cgroup of the socket that sent the first datagram; a datagram of another opens the flow anew.
     pub cgroup: CgroupId,
+    /// Monotonic nanoseconds of the first datagram.
+    pub opened: u64,
+    /// Bytes of data and datagrams from the opener, counted where it sends, or where they arrive from another node.
+    pub bytes_sent: u64,
+    /// See above.
+    pub packets_sent: u64,
+    /// The same of what the opener got back.
+    pub bytes_received: u64,
+    /// See above.
+    pub packets_received: u64,
     /// Owner of the sending socket.
     pub source: IdentityId,
     /// Owner of the receiving socket; UNKNOWN until its hook has run.

@@ -25,7 +25,9 @@ pub(crate) struct Telling {
 #[inline(never)]
 pub(crate) fn case(case: &Case, telling: &Telling) -> u32 {
     let Telling { revision, judged, direction, flags } = telling;
-    count(judged.verdict);
+    if *flags & FlowEvent::SECOND == 0 {
+        count(judged.verdict);
+    }
     let denial = !judged.verdict.passes();
     let reserved = if denial { maps::DENIALS.reserve(0) } else { maps::FLOWS.reserve(0) };
     let Some(mut entry) = reserved else { return lost(denial) };
@@ -101,7 +103,7 @@ pub(crate) struct Ending {
 pub(crate) fn record(record: &Connection, chapter: &Chapter, ending: Option<&Ending>) -> u32 {
     let Chapter { at, cookie, sent, received, kind, hook, flags } = chapter;
     let denial = matches!(kind, Kind::Denied);
-    if !matches!(kind, Kind::Closed | Kind::Failed) {
+    if !matches!(kind, Kind::Closed | Kind::Failed) && *flags & FlowEvent::SECOND == 0 {
         count(Verdict::from_byte(record.verdict));
     }
     let reserved = if denial { maps::DENIALS.reserve(0) } else { maps::FLOWS.reserve(0) };

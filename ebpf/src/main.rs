@@ -18,6 +18,7 @@ mod callback;
 mod case;
 mod ctx;
 mod emit;
+mod flow;
 mod frame;
 mod hooks;
 mod judge;

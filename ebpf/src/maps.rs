@@ -99,14 +99,21 @@ pub(crate) static NOTICES: RingBuf<Notice, 524_288> = RingBuf::new();
 #[btf_map]
 pub(crate) static DATAGRAMS: RingBuf<HeldDatagram, 1_048_576> = RingBuf::new();
 
-/// 1 while the agent drains the flow ring by the clock, so that programs need not wake it.
+/// What the agent asks of those who tell: 1 while it drains the flow ring by the clock, so that they need not wake it, and
+/// 2 while somebody wants to hear both ends of a connection within this node.
 #[btf_map]
 pub(crate) static POLLING: Array<u32, 1> = Array::new();
 
 /// Whether the agent drains the flow ring by the clock.
 #[inline(always)]
 pub(crate) fn polling() -> bool {
-    POLLING.get(0).is_some_and(|polling| *polling == 1)
+    POLLING.get(0).is_some_and(|asked| *asked & 1 != 0)
+}
+
+/// Whether somebody wants to hear both ends of a connection within this node.
+#[inline(always)]
+pub(crate) fn both_ends() -> bool {
+    POLLING.get(0).is_some_and(|asked| *asked & 2 != 0)
 }
 
 /// The settings. The map has exactly one entry, so this is always there; the verifier wants to see it checked.

@@ -68,7 +68,8 @@ pub fn mount() -> PathBuf {
     PathBuf::from(line.split(' ').nth(4).expect("mountinfo has ten fields"))
 }
 
-fn remove(path: &Path) -> io::Result<()> {
+/// Ends what runs in a directory and removes it with everything below.
+pub fn remove(path: &Path) -> io::Result<()> {
     if !path.exists() {
         return Ok(());
     }

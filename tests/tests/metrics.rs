@@ -11,6 +11,8 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use serde_json::Value;
+use waxseal_tests::mesh::{Mesh, Plan};
+use waxseal_tests::netns::Netns;
 use waxseal_tests::node::Settings;
 use waxseal_tests::probe::Protocol;
 use waxseal_tests::root;
@@ -237,4 +239,49 @@ fn an_agent_whose_port_is_taken_guards_all_the_same_and_serves_once_it_is_free()
     drop(holder);
     root::wait("the port is served", SOON * 2, || TcpStream::connect(address).is_ok().then_some(()));
     assert!(get(address, "/healthz").ends_with("ok\n"));
+}
+
+/// What a node serves at its own loopback address.
+fn within(netns: &Netns, port: u16) -> String {
+    let ask =
+        format!("exec 3<>/dev/tcp/127.0.0.1/{port}; printf 'GET /metrics HTTP/1.0\\r\\n\\r\\n' >&3; cat <&3");
+    let output = Command::new("nsenter")
+        .arg(format!("--net={}", netns.path().display()))
+        .args(["bash", "-c", &ask])
+        .output()
+        .expect("nsenter runs");
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+#[test]
+fn two_nodes_tell_how_long_their_handshakes_took_and_why_others_failed() {
+    const PORT: u16 = 7462;
+    let more = format!("metrics: 127.0.0.1:{PORT}\n");
+    let plan = Plan { settings: Settings { more: &more, ..Settings::default() }, ..Plan::default() };
+    let (mut mesh, [mut client, mut server]) =
+        Mesh::with("timed", plan, [("shop/client", 0), ("shop/server", 1)]);
+    server.probe.serve(Protocol::Tcp, "[::]:8080");
+    assert_eq!(client.probe.talk(Protocol::Tcp, mesh.at(1, 8080)), None);
+    let served = |mesh: &Mesh, node: usize, line: &str| {
+        root::wait(line, SOON, || within(&mesh.network.sites[node].netns, PORT).contains(line).then_some(()));
+    };
+    for (node, line) in [
+        (0, "waxseal_handshakes_total{direction=\"out\",outcome=\"done\"} 1\n"),
+        (0, "waxseal_handshake_duration_seconds_count 1\n"),
+        (0, "waxseal_handshake_duration_seconds_bucket{le=\"5.0\"} 1\n"),
+        (0, "waxseal_sessions{direction=\"out\"} 1\n"),
+        (0, "waxseal_peers 1\n"),
+        (1, "waxseal_handshakes_total{direction=\"in\",outcome=\"done\"} 1\n"),
+        (1, "waxseal_sessions{direction=\"in\"} 1\n"),
+    ] {
+        served(&mesh, node, line);
+    }
+    mesh.nodes[1].node.kill();
+    // Another port is another session, and nobody answers for it.
+    client.probe.connect(Protocol::Tcp, mesh.at(1, 8081));
+    served(&mesh, 0, "waxseal_handshakes_total{direction=\"out\",outcome=\"no-agent\"} ");
+    assert!(
+        within(&mesh.network.sites[0].netns, PORT)
+            .contains("certificate_expiry_timestamp_seconds{id=\"spiffe://")
+    );
 }

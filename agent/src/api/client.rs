@@ -10,7 +10,7 @@ use nix::unistd::geteuid;
 use serde::de::DeserializeOwned;
 use thiserror::Error;
 
-use super::wire::{Answer, Envelope, Failure, Request, TapRequest};
+use super::wire::{Answer, Envelope, Failure, NodeTapRequest, Request, TapRequest};
 
 /// How long an agent may take to answer. Longer than the agent gives itself.
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -116,6 +116,12 @@ impl Client {
     pub fn tap(self, request: TapRequest) -> Result<Lines, ClientError> {
         self.send(&Request::Tap(Box::new(request)))?;
         Ok(Lines { reader: BufReader::with_capacity(256 * 1024, self.0), begun: Vec::new(), patience: None })
+    }
+
+    /// Opens a tap at another node, by way of this one's agent.
+    pub fn tap_node(self, request: NodeTapRequest) -> Result<Lines, ClientError> {
+        self.send(&Request::TapNode(Box::new(request)))?;
+        Ok(Lines { reader: BufReader::with_capacity(64 * 1024, self.0), begun: Vec::new(), patience: None })
     }
 
     fn send(&self, request: &Request) -> Result<(), ClientError> {

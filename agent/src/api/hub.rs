@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use waxseal_common::flow::{FlowEvent, Kind};
 
 use super::archive::{Archive, View};
@@ -28,6 +28,8 @@ pub struct Hub {
     inner: Mutex<Inner>,
     limits: Limits,
     archive: Option<Box<dyn Archive>>,
+    /// Whether somebody wants both views of a connection.
+    raw: watch::Sender<bool>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -133,7 +135,7 @@ impl Hub {
 
     fn with_limits(limits: Limits) -> Self {
         let inner = Inner { forgotten: Time::now(), ..Inner::default() };
-        Self { inner: Mutex::new(inner), limits, archive: None }
+        Self { inner: Mutex::new(inner), limits, archive: None, raw: watch::Sender::new(false) }
     }
 
     /// Hands flows to every reader that wants them, in this order. Never waits for one.
@@ -144,6 +146,12 @@ impl Hub {
         for tap in &inner.taps {
             tap.push(batch.iter().map(|(_, flow)| flow), self.limits.queue);
         }
+        // Second views are for those who are there: the past has one line for each connection.
+        let batch: Vec<_> = if batch.iter().any(|(_, flow)| flow.second) {
+            batch.into_iter().filter(|(_, flow)| !flow.second).collect()
+        } else {
+            batch
+        };
         if let Some(archive) = &self.archive {
             archive.keep(&batch);
         }
@@ -180,7 +188,19 @@ impl Hub {
         let past = self.past(&inner, &filter, replay);
         let queue = Arc::new(Queue { filter, waiting: Mutex::default(), arrived: Notify::new() });
         inner.taps.push(Arc::clone(&queue));
+        self.tell_raw(&inner);
         Ok((past, Tap { hub: Arc::clone(self), queue }))
+    }
+
+    /// Whether somebody wants both views of a connection, now and whenever it changes.
+    pub fn raw(&self) -> watch::Receiver<bool> {
+        self.raw.subscribe()
+    }
+
+    /// Under the lock, so that the last change is the last word.
+    fn tell_raw(&self, inner: &Inner) {
+        let raw = inner.taps.iter().any(|tap| tap.filter.raw);
+        self.raw.send_if_modified(|told| std::mem::replace(told, raw) != raw);
     }
 
     /// The past alone.
@@ -294,6 +314,7 @@ impl Drop for Tap {
         let mut inner = self.hub.inner();
         inner.taps.retain(|queue| !Arc::ptr_eq(queue, &self.queue));
         inner.lost += self.queue.waiting().lost;
+        self.hub.tell_raw(&inner);
     }
 }
 
@@ -341,6 +362,25 @@ mod tests {
         (0..100).for_each(|number| hub.tell(numbered(number)));
         let batch = tap.next(1000).await;
         assert_eq!((slow(&batch), numbers(&batch.flows)), (0, (0..100).collect()));
+    }
+
+    #[tokio::test]
+    async fn a_second_view_is_for_raw_readers_and_kept_for_nobody() {
+        let hub = hub(4, 10, 2);
+        let raw = hub.raw();
+        let second = || Flow { second: true, ..numbered(2) };
+        let (_, plain) = hub.subscribe(Filter::default(), Replay::All).unwrap();
+        assert!(!*raw.borrow());
+        let (_, both) = hub.subscribe(Filter { raw: true, ..Filter::default() }, Replay::All).unwrap();
+        assert!(*raw.borrow());
+        hub.tell(numbered(1));
+        hub.tell(second());
+        assert_eq!(numbers(&plain.next(9).await.flows), [1]);
+        assert_eq!(numbers(&both.next(9).await.flows), [1, 2]);
+        let past = hub.history(&Filter { raw: true, ..Filter::default() }, Replay::All);
+        assert_eq!(numbers(&memory(past)), [1]);
+        drop(both);
+        assert!(!*raw.borrow());
     }
 
     #[tokio::test]

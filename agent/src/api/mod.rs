@@ -12,6 +12,7 @@ mod server;
 mod sessions;
 mod socket;
 mod tap;
+mod tap_nodes;
 mod wire;
 
 use tokio::sync::oneshot;
@@ -34,7 +35,10 @@ pub use sessions::{
     SessionFailure, SessionReport, SessionsReport,
 };
 pub use socket::SocketError;
-pub use wire::{Answer, Failure, FailureKind, ModeChange, ProbeRequest, Question, Request, TapRequest};
+pub use tap_nodes::{NodeStream, answer_node};
+pub use wire::{
+    Answer, Failure, FailureKind, ModeChange, NodeTapRequest, ProbeRequest, Question, Request, TapRequest,
+};
 
 /// What the node is asked. It answers each, or drops the sender, which the asker is told as an internal failure.
 #[derive(Debug)]
@@ -83,5 +87,14 @@ pub enum Command {
         address: std::net::IpAddr,
         /// One for each thing that was looked at.
         reply: oneshot::Sender<Result<Vec<Check>, Failure>>,
+    },
+    /// A stream to the agent of another node, for a tap.
+    ReachNode {
+        /// Its name, which it must prove.
+        node: String,
+        /// Where its agent answers, if the asker knows.
+        agent: Option<std::net::SocketAddr>,
+        /// The stream.
+        reply: oneshot::Sender<Result<NodeStream, Failure>>,
     },
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use nix::unistd::geteuid;
 use serde::Serialize;
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Semaphore, mpsc, oneshot};
@@ -16,11 +16,13 @@ use tokio::time::{sleep, timeout};
 
 use super::hub::Hub;
 use super::socket::{self, Held, SocketError};
-use super::wire::{Answer, Failure, FailureKind, ProbeRequest, REQUEST_LIMIT, Request, TapRequest, line};
-use super::{Command, hub::TAPS, tap};
+use super::wire::{
+    Answer, Failure, FailureKind, NodeTapRequest, ProbeRequest, REQUEST_LIMIT, Request, TapRequest, line,
+};
+use super::{Command, hub::TAPS, tap, tap_nodes};
 
 /// How long an asker may take to say what it wants.
-const PATIENCE: Duration = Duration::from_secs(5);
+pub(super) const PATIENCE: Duration = Duration::from_secs(5);
 /// How long the node may take to answer.
 const ANSWER: Duration = Duration::from_secs(10);
 /// Connections at once: every tap, and as many short questions.
@@ -119,6 +121,7 @@ impl Desk {
                 self.try_ask(&mut writer, |reply| Command::Rollout { scope, reply }).await
             }
             Request::Tap(request) => self.tap(*request, reader, writer).await,
+            Request::TapNode(request) => self.tap_node(*request, reader, writer).await,
         }
     }
 
@@ -178,12 +181,39 @@ impl Desk {
     }
 }
 
+impl Desk {
+    async fn tap_node(
+        &self,
+        request: NodeTapRequest,
+        mut reader: BufReader<OwnedReadHalf>,
+        mut writer: OwnedWriteHalf,
+    ) -> io::Result<()> {
+        let NodeTapRequest { node, agent, tap } = request;
+        let reached = self.node(|reply| Command::ReachNode { node: node.clone(), agent, reply }).await;
+        let stream = match reached.and_then(|reached| reached) {
+            Ok(stream) => stream,
+            Err(failure) => return refuse(&mut writer, failure).await,
+        };
+        tokio::select! {
+            relayed = tap_nodes::relay(stream, &node, tap, &mut writer) => match relayed? {
+                Ok(()) => Ok(()),
+                Err(failure) => refuse(&mut writer, failure).await,
+            },
+            _ended = reader.read_u8() => Ok(()),
+        }
+    }
+}
+
 /// Root, or whoever runs the agent.
 fn is_trusted(uid: u32) -> bool {
     uid == 0 || uid == geteuid().as_raw()
 }
 
-async fn read_request(reader: &mut BufReader<OwnedReadHalf>, patience: Duration) -> Result<Request, Failure> {
+/// The one line that an asker sends.
+pub(super) async fn read_request(
+    reader: &mut (impl AsyncBufRead + Unpin),
+    patience: Duration,
+) -> Result<Request, Failure> {
     let invalid = |message: String| Failure::new(FailureKind::Invalid, message);
     let mut text = Vec::new();
     let mut bounded = reader.take(REQUEST_LIMIT as u64);
@@ -201,11 +231,11 @@ async fn read_request(reader: &mut BufReader<OwnedReadHalf>, patience: Duration)
         .map_err(|error| invalid(format!("not a request: {}", crate::escape::escape(&error.to_string()))))
 }
 
-async fn refuse(writer: &mut OwnedWriteHalf, failure: Failure) -> io::Result<()> {
+pub(super) async fn refuse(writer: &mut (impl AsyncWrite + Unpin), failure: Failure) -> io::Result<()> {
     send::<()>(writer, Answer::Error(failure)).await
 }
 
-async fn send<T: Serialize>(writer: &mut OwnedWriteHalf, answer: Answer<T>) -> io::Result<()> {
+async fn send<T: Serialize>(writer: &mut (impl AsyncWrite + Unpin), answer: Answer<T>) -> io::Result<()> {
     let mut out = Vec::new();
     line(answer, &mut out)?;
     writer.write_all(&out).await

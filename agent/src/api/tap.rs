@@ -5,15 +5,14 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::io::AsyncWriteExt;
-use tokio::net::unix::OwnedWriteHalf;
+use tokio::io::{AsyncWrite, AsyncWriteExt};
 use tokio::sync::mpsc;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use super::archive::{Found, View};
 use super::hub::{Batch, Hub, Past, Replay, Tap, TooManyTaps};
 use super::wire::TapRequest;
-use crate::flows::{Filter, Flow, Time, json, json_lost};
+use crate::flows::{Filter, Flow, Time, json, json_lost, json_present};
 
 /// Flows written at once.
 const BATCH: usize = 512;
@@ -21,27 +20,30 @@ const BATCH: usize = 512;
 const CHUNK: usize = 128 * 1024;
 /// Chunks that may wait for a slow reader, who thereby slows nothing but his own search.
 const CHUNKS: usize = 4;
+/// How often a marked tap says that it is still there.
+pub(super) const BEAT: Duration = Duration::from_secs(2);
 
 /// Serves a tap to its end; an inner error says why there is none.
 pub(super) async fn serve(
     hub: &Arc<Hub>,
     request: TapRequest,
-    writer: &mut OwnedWriteHalf,
+    writer: &mut (impl AsyncWrite + Unpin),
 ) -> io::Result<Result<(), TooManyTaps>> {
-    let TapRequest { filter, last, follow } = request;
+    let TapRequest { filter, last, follow, marked } = request;
     let replay = last.map_or(Replay::All, Replay::Last);
+    let mut to = To { writer, marked };
     if !follow {
         let past = hub.history(&filter, replay);
-        return write_past(writer, past, filter, replay).await.map(Ok);
+        return to.past(past, filter, replay).await.map(Ok);
     }
     let (past, tap) = match hub.subscribe(filter.clone(), replay) {
         Ok(subscribed) => subscribed,
         Err(error) => return Ok(Err(error)),
     };
     let until = filter.until;
-    write_past(writer, past, filter, replay).await?;
+    to.past(past, filter, replay).await?;
     tokio::select! {
-        written = follow_tap(writer, &tap) => written.map(Ok),
+        written = to.follow(&tap) => written.map(Ok),
         () = passed(until) => Ok(Ok(())),
     }
 }
@@ -58,75 +60,99 @@ async fn passed(until: Option<Time>) {
     }
 }
 
-async fn write_past(
-    writer: &mut OwnedWriteHalf,
-    past: Past,
-    filter: Filter,
-    replay: Replay,
-) -> io::Result<()> {
-    match past {
-        Past::Memory(flows) => write_flows(writer, &flows).await,
-        Past::Archive(view) => write_found(writer, view, filter, replay).await,
-    }
+/// Where the lines go.
+struct To<'a, W> {
+    writer: &'a mut W,
+    /// The past's end is told, and silence is broken.
+    marked: bool,
 }
 
-async fn write_flows(writer: &mut OwnedWriteHalf, flows: &[Arc<Flow>]) -> io::Result<()> {
-    let mut out = Vec::new();
-    for some in flows.chunks(BATCH) {
-        out.clear();
-        for flow in some {
-            json(flow, &mut out);
+impl<W: AsyncWrite + Unpin> To<'_, W> {
+    async fn past(&mut self, past: Past, filter: Filter, replay: Replay) -> io::Result<()> {
+        match past {
+            Past::Memory(flows) => self.flows(&flows).await?,
+            Past::Archive(view) => self.found(view, filter, replay).await?,
         }
-        writer.write_all(&out).await?;
+        if self.marked {
+            let mut line = Vec::new();
+            json_present(&mut line);
+            self.write(&line).await?;
+        }
+        Ok(())
     }
-    Ok(())
+
+    /// What an encrypted stream holds back is of no use to anybody.
+    async fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.writer.write_all(bytes).await?;
+        self.writer.flush().await
+    }
+
+    async fn flows(&mut self, flows: &[Arc<Flow>]) -> io::Result<()> {
+        let mut out = Vec::new();
+        for some in flows.chunks(BATCH) {
+            out.clear();
+            for flow in some {
+                json(flow, &mut out);
+            }
+            self.write(&out).await?;
+        }
+        Ok(())
+    }
+
+    /// The archive is searched on a thread that may wait; it stops when this reader has gone.
+    async fn found(&mut self, view: Box<dyn View>, filter: Filter, replay: Replay) -> io::Result<()> {
+        let (sender, mut receiver) = mpsc::channel::<Vec<u8>>(CHUNKS);
+        let search = tokio::task::spawn_blocking(move || search(view, &filter, replay, &sender));
+        while let Some(chunk) = self.wait(receiver.recv()).await? {
+            self.write(&chunk).await?;
+        }
+        search.await.map_err(io::Error::other)
+    }
+
+    /// Waits; a marked tap says meanwhile that it is still there.
+    async fn wait<T>(&mut self, coming: impl Future<Output = T>) -> io::Result<T> {
+        if !self.marked {
+            return Ok(coming.await);
+        }
+        let mut coming = std::pin::pin!(coming);
+        loop {
+            match timeout(BEAT, &mut coming).await {
+                Ok(come) => return Ok(come),
+                Err(_elapsed) => self.write(b"\n").await?,
+            }
+        }
+    }
+
+    async fn follow(&mut self, tap: &Tap) -> io::Result<()> {
+        let mut out = Vec::new();
+        loop {
+            let Batch { lost, flows } = self.wait(tap.next(BATCH)).await?;
+            out.clear();
+            for loss in lost.each() {
+                json_lost(loss, &mut out);
+            }
+            for flow in flows {
+                json(&flow, &mut out);
+            }
+            self.write(&out).await?;
+        }
+    }
 }
 
-/// The archive is searched on a thread that may wait; it stops when this reader has gone.
-async fn write_found(
-    writer: &mut OwnedWriteHalf,
-    view: Box<dyn View>,
-    filter: Filter,
-    replay: Replay,
-) -> io::Result<()> {
-    let (sender, mut receiver) = mpsc::channel::<Vec<u8>>(CHUNKS);
-    let search = tokio::task::spawn_blocking(move || {
-        let mut out = Vec::with_capacity(CHUNK + 4096);
-        view.search(&filter, replay, &mut |found| {
-            match found {
-                Found::Flow(flow) => json(&flow, &mut out),
-                Found::Lost(loss) => json_lost(loss, &mut out),
-            }
-            if out.len() < CHUNK {
-                return ControlFlow::Continue(());
-            }
-            let full = std::mem::replace(&mut out, Vec::with_capacity(CHUNK + 4096));
-            if sender.blocking_send(full).is_ok() {
-                ControlFlow::Continue(())
-            } else {
-                ControlFlow::Break(())
-            }
-        });
-        // A reader that has gone needs no end.
-        let _gone = sender.blocking_send(out);
+/// Sends what is found as chunks of lines.
+fn search(view: Box<dyn View>, filter: &Filter, replay: Replay, to: &mpsc::Sender<Vec<u8>>) {
+    let mut out = Vec::with_capacity(CHUNK + 4096);
+    view.search(filter, replay, &mut |found| {
+        match found {
+            Found::Flow(flow) => json(&flow, &mut out),
+            Found::Lost(loss) => json_lost(loss, &mut out),
+        }
+        if out.len() < CHUNK {
+            return ControlFlow::Continue(());
+        }
+        let full = std::mem::replace(&mut out, Vec::with_capacity(CHUNK + 4096));
+        if to.blocking_send(full).is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
     });
-    while let Some(chunk) = receiver.recv().await {
-        writer.write_all(&chunk).await?;
-    }
-    search.await.map_err(io::Error::other)
-}
-
-async fn follow_tap(writer: &mut OwnedWriteHalf, tap: &Tap) -> io::Result<()> {
-    let mut out = Vec::new();
-    loop {
-        let Batch { lost, flows } = tap.next(BATCH).await;
-        out.clear();
-        for loss in lost.each() {
-            json_lost(loss, &mut out);
-        }
-        for flow in flows {
-            json(&flow, &mut out);
-        }
-        writer.write_all(&out).await?;
-    }
+    // A reader that has gone needs no end.
+    let _gone = to.blocking_send(out);
 }

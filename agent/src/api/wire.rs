@@ -39,6 +39,8 @@ pub enum Request {
     Probe(ProbeRequest),
     /// Answered with flows, one a line, until either side closes.
     Tap(Box<TapRequest>),
+    /// The same of another node, whose agent is asked by this one.
+    TapNode(Box<NodeTapRequest>),
 }
 
 /// What to do with modes. The node's emergency ceiling is the loosest mode, which holds for every workload.
@@ -101,6 +103,23 @@ pub struct TapRequest {
     pub last: Option<usize>,
     /// Whether to go on with the present.
     pub follow: bool,
+    /// Whether a line tells where the past ends, and an empty one every two seconds that nothing has come: for those that
+    /// read several taps at once.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub marked: bool,
+}
+
+/// Another node, and which of its flows.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NodeTapRequest {
+    /// Its name, which its agent must prove.
+    pub node: String,
+    /// Where its agent answers; needed for nodes that this one has not met.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub agent: Option<std::net::SocketAddr>,
+    /// What is asked of it.
+    pub tap: TapRequest,
 }
 
 /// The answer to every request but an accepted tap.
@@ -168,7 +187,12 @@ mod tests {
 
     #[test]
     fn requests_look_like_this_on_the_wire() {
-        let tap = TapRequest { filter: Filter::default(), last: Some(3), follow: true };
+        let tap = TapRequest { last: Some(3), follow: true, ..TapRequest::default() };
+        let other = NodeTapRequest {
+            node: "beta".into(),
+            agent: Some(([10, 0, 0, 2], 7461).into()),
+            tap: TapRequest { marked: true, ..TapRequest::default() },
+        };
         let question = Question { from: "a".into(), to: "b".into(), port: "80/tcp".into() };
         let requests = [
             Request::Status,
@@ -180,6 +204,7 @@ mod tests {
             Request::ExplainFlow { cookie: 77 },
             Request::Explain(question),
             Request::Tap(Box::new(tap)),
+            Request::TapNode(Box::new(other)),
         ];
         let lines: Vec<String> =
             requests.iter().map(|request| serde_json::to_string(request).unwrap()).collect();
@@ -193,6 +218,7 @@ mod tests {
             {"request":"explain_flow","cookie":77}
             {"request":"explain","from":"a","to":"b","port":"80/tcp"}
             {"request":"tap","filter":{},"last":3,"follow":true}
+            {"request":"tap_node","node":"beta","agent":"10.0.0.2:7461","tap":{"filter":{},"follow":false,"marked":true}}
         "#]]
         .assert_eq(&(lines.join("\n") + "\n"));
         for (line, request) in lines.iter().zip(requests) {

@@ -31,7 +31,7 @@ pub const CA_PORT: u16 = 7463;
 
 /// The keys, in the order in which they are shown, and what each means. The same words everywhere: `trust_domain` in the
 /// file and with `--set`, `WAXSEAL_TRUST_DOMAIN` in the environment.
-pub const KEYS: [(&str, &str); 26] = [
+pub const KEYS: [(&str, &str); 28] = [
     ("instance", "name of this agent among several on one kernel: [a-z0-9-], at most 32"),
     ("cgroup_root", "cgroup v2 directory to attach to; the whole hierarchy unless given"),
     ("policies", "directory of the policy documents"),
@@ -47,6 +47,7 @@ pub const KEYS: [(&str, &str); 26] = [
     ("listen", "address of the port for other agents, or off; off unless given when ca is own"),
     ("mode", "mode of workloads that nothing else gives one: permissive, audit or enforce"),
     ("grace", "how long connections older than the agent may go on unrecorded, at most 1h"),
+    ("udp_idle", "after how long without a datagram a UDP flow has ended, 10s to 2m"),
     ("managed", "cgroup directories below which every process must be a workload"),
     (
         "mesh",
@@ -60,6 +61,7 @@ pub const KEYS: [(&str, &str); 26] = [
     ("history_age", "how long the flows of the past are kept, at most 8760h"),
     ("metrics", "address and port for Prometheus, /healthz and /readyz; off for none"),
     ("metrics_pairs", "how many pairs of workloads get metrics of their own, at most 1000; 0 for none"),
+    ("tap_from_nodes", "names of nodes that may read the flows of this one with `waxseal tap`; * for all"),
     ("log", "log filter: error, warn, info, debug, trace, or target=level pairs"),
 ];
 
@@ -130,6 +132,8 @@ pub struct Config {
     pub mode: Mode,
     /// How long connections older than the agent may go on unrecorded.
     pub grace: Duration,
+    /// After how long without a datagram a UDP flow has ended.
+    pub udp_idle: Duration,
     /// Cgroup directories, from the root of the hierarchy, below which every process must be a workload.
     pub managed: Vec<String>,
     /// Where workloads may live.
@@ -152,6 +156,8 @@ pub struct Config {
     pub metrics: Option<SocketAddr>,
     /// How many pairs of workloads get metrics of their own.
     pub metrics_pairs: usize,
+    /// The nodes that may read the flows of this one; `*` is all. Nobody unless given: a node may be taken over.
+    pub tap_from_nodes: Vec<String>,
     /// The log filter.
     pub log: String,
 }
@@ -274,6 +280,7 @@ pub fn resolve(inputs: &Inputs<'_>) -> Result<Resolved, Error> {
         ca,
         mode: layers.value("mode", Mode::Audit.as_str(), values::mode)?,
         grace: layers.value("grace", "10s", values::grace)?,
+        udp_idle: layers.value("udp_idle", "2m", values::udp_idle)?,
         managed: layers.list("managed", &[], values::cgroup)?,
         mesh: mesh.iter().map(|(range, _)| *range).collect(),
         agents: mesh.into_iter().filter_map(|(range, agent)| Some((range, agent?))).collect(),
@@ -285,6 +292,7 @@ pub fn resolve(inputs: &Inputs<'_>) -> Result<Resolved, Error> {
         history_age: layers.value("history_age", "168h", values::history_age)?,
         metrics: layers.value("metrics", "127.0.0.1:7462", values::listen)?,
         metrics_pairs: layers.value("metrics_pairs", "0", values::pairs)?,
+        tap_from_nodes: layers.list("tap_from_nodes", &[], values::node_or_all)?,
         log: layers.value("log", "info", values::text)?,
         instance,
     };
@@ -309,6 +317,7 @@ fn entries(config: &Config, layers: &layers::Layers) -> Vec<Entry> {
         listen,
         mode,
         grace,
+        udp_idle,
         managed,
         mesh,
         agents,
@@ -320,6 +329,7 @@ fn entries(config: &Config, layers: &layers::Layers) -> Vec<Entry> {
         history_age,
         metrics,
         metrics_pairs,
+        tap_from_nodes,
         log,
     } = config;
     let agent = |range: &Cidr| agents.iter().find(|(mapped, _)| mapped == range).map(|(_, agent)| agent);
@@ -345,6 +355,7 @@ fn entries(config: &Config, layers: &layers::Layers) -> Vec<Entry> {
         listen.map_or_else(|| "off".to_owned(), |address| address.to_string()),
         mode.as_str().to_owned(),
         format!("{grace:?}"),
+        format!("{udp_idle:?}"),
         managed.join(","),
         mesh.join(","),
         uplinks.join(","),
@@ -355,6 +366,7 @@ fn entries(config: &Config, layers: &layers::Layers) -> Vec<Entry> {
         format!("{}h", history_age.as_secs() / 3600),
         metrics.map_or_else(off, |address| address.to_string()),
         metrics_pairs.to_string(),
+        tap_from_nodes.join(","),
         log.clone(),
     ];
     KEYS.into_iter()

@@ -47,6 +47,7 @@ fn without_a_word_from_anybody_the_defaults_hold() {
         listen=off
         mode=audit
         grace=10s
+        udp_idle=120s
         managed=
         mesh=10.0.0.0/8,172.16.0.0/12,192.168.0.0/16,100.64.0.0/10,169.254.0.0/16,127.0.0.0/8,fc00::/7,fe80::/10,::1/128
         uplinks=
@@ -57,12 +58,13 @@ fn without_a_word_from_anybody_the_defaults_hold() {
         history_age=168h
         metrics=127.0.0.1:7462
         metrics_pairs=0
+        tap_from_nodes=
         log=info
     "]]
     .assert_eq(&(shown.join("\n") + "\n"));
     assert!(entries.iter().all(|entry| entry.source == Source::Default));
     assert_eq!(config.socket(), Path::new("/run/waxseal/default/agent.sock"));
-    assert_eq!(config.pins(), Path::new("/sys/fs/bpf/waxseal/default/v1"));
+    assert_eq!(config.pins(), Path::new("/sys/fs/bpf/waxseal/default/v2"));
 }
 
 #[test]
@@ -71,7 +73,7 @@ fn an_instance_has_its_own_directories_unless_they_are_given() {
     let config = resolved(&given).unwrap().config;
     assert_eq!(config.state, Path::new("/srv/state"));
     assert_eq!(config.socket(), Path::new("/run/waxseal/blue/agent.sock"));
-    assert_eq!(config.pins(), Path::new("/sys/fs/bpf/waxseal/blue/v1"));
+    assert_eq!(config.pins(), Path::new("/sys/fs/bpf/waxseal/blue/v2"));
 }
 
 #[test]

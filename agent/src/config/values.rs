@@ -168,12 +168,22 @@ pub(super) fn node(value: &str) -> Result<String, Problem> {
     if fits { Ok(value.to_owned()) } else { Err(Problem::Node(value.to_owned())) }
 }
 
+/// A node's name, or `*`.
+pub(super) fn node_or_all(value: &str) -> Result<String, Problem> {
+    if value == "*" { Ok(value.to_owned()) } else { node(value) }
+}
+
 /// The host's name as a node can have it.
 pub(super) fn host_name() -> String {
     let name = nix::unistd::gethostname().unwrap_or_default();
     let plain = |c: char| if c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_') { c } else { '-' };
     let name: String = name.to_string_lossy().chars().take(63).map(plain).collect();
     if matches!(name.as_str(), "" | "." | "..") { "node".to_owned() } else { name.to_ascii_lowercase() }
+}
+
+/// No longer than a reply belongs to its flow in the kernel programs.
+pub(super) fn udp_idle(value: &str) -> Result<Duration, Problem> {
+    between(value, Duration::from_secs(10), Duration::from_mins(2))
 }
 
 pub(super) fn leaf_lifetime(value: &str) -> Result<Duration, Problem> {

@@ -45,6 +45,7 @@ pub struct Kernel {
     pub(super) openings: Table<u64, u64>,
     pub(super) pending: Table<Tuple, Pending>,
     pub(super) udp_flows: Table<Tuple, UdpFlow>,
+    pub(super) udp_unsealed: Table<Tuple, UdpFlow>,
     pub(super) udp_shares: Table<IdentityId, u64>,
     /// How many entries the table of UDP flows can hold.
     pub(super) udp_capacity: usize,
@@ -112,6 +113,7 @@ impl Kernel {
             openings: table(&mut ebpf, "OPENINGS")?,
             pending: table(&mut ebpf, "PENDING")?,
             udp_flows: table(&mut ebpf, "UDP_FLOWS")?,
+            udp_unsealed: table(&mut ebpf, "UDP_UNSEALED")?,
             udp_shares: table(&mut ebpf, "UDP_SHARES")?,
             udp_capacity: config.connections as usize,
             counters: PerCpuArray::try_from(take(&mut ebpf, "COUNTERS")?).map_err(map_error("COUNTERS"))?,

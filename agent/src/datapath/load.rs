@@ -5,6 +5,7 @@ use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use aya::maps::{Array, Map, MapData, RingBuf};
 use aya::programs::Program;
@@ -69,14 +70,22 @@ impl Channels {
             cgroups: RingBuf::try_from(take(ebpf, "CGROUPS")?).map_err(map_error("CGROUPS"))?,
             notices: RingBuf::try_from(take(ebpf, "NOTICES")?).map_err(map_error("NOTICES"))?,
             datagrams: RingBuf::try_from(take(ebpf, "DATAGRAMS")?).map_err(map_error("DATAGRAMS"))?,
-            polling: Array::try_from(take(ebpf, "POLLING")?).map(Polling).map_err(map_error("POLLING"))?,
+            polling: Array::try_from(take(ebpf, "POLLING")?)
+                .map(Polling::new)
+                .map_err(map_error("POLLING"))?,
             log: EbpfLogger::init(ebpf).map_err(|_missing| Error::NoMap { name: "AYA_LOGS" })?,
         })
     }
 }
 
-/// Whether programs leave the agent asleep.
-pub struct Polling(Array<MapData, u32>);
+/// What the agent asks of the programs that tell. Clones are the same one.
+#[derive(Clone)]
+pub struct Polling(Arc<Mutex<Asked>>);
+
+struct Asked {
+    map: Array<MapData, u32>,
+    value: u32,
+}
 
 impl std::fmt::Debug for Polling {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -85,9 +94,25 @@ impl std::fmt::Debug for Polling {
 }
 
 impl Polling {
+    fn new(map: Array<MapData, u32>) -> Self {
+        Self(Arc::new(Mutex::new(Asked { map, value: 0 })))
+    }
+
     /// Says whether the agent drains the flow ring by the clock.
-    pub fn set(&mut self, polling: bool) -> Result<(), Error> {
-        self.0.set(0, u32::from(polling), 0).map_err(map_error("POLLING"))
+    pub fn set(&self, polling: bool) -> Result<(), Error> {
+        self.ask(1, polling)
+    }
+
+    /// Says whether both ends of a connection within the node shall tell of it.
+    pub fn set_both_ends(&self, both: bool) -> Result<(), Error> {
+        self.ask(2, both)
+    }
+
+    fn ask(&self, bit: u32, on: bool) -> Result<(), Error> {
+        let mut asked = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        asked.value = if on { asked.value | bit } else { asked.value & !bit };
+        let value = asked.value;
+        asked.map.set(0, value, 0).map_err(map_error("POLLING"))
     }
 }
 

@@ -15,9 +15,20 @@ const CROWDED: [(usize, u32); 2] = [(2, 4), (4, 12)];
 
 impl Kernel {
     /// Removes UDP flows, half-open connections and openings in which nothing has happened for as long as given; UDP
-    /// flows earlier when the table is crowded.
-    pub fn age(&mut self, now: u64, udp: Duration, pending: Duration) -> Result<(), Error> {
-        self.age_flows(now, udp)?;
+    /// flows earlier when the table is crowded. Returns those flows.
+    pub fn age(
+        &mut self,
+        now: u64,
+        udp: Duration,
+        pending: Duration,
+    ) -> Result<Vec<(Tuple, UdpFlow)>, Error> {
+        let mut ended = self.age_flows(now, udp)?;
+        let idle = |(_, flow): &(Tuple, UdpFlow)| old(now, flow.seen, udp);
+        let strangers: Vec<(Tuple, UdpFlow)> = entries(&self.udp_unsealed).filter(idle).collect();
+        for (key, _) in &strangers {
+            ignore_absent(self.udp_unsealed.remove(key)).map_err(map_error("UDP_UNSEALED"))?;
+        }
+        ended.extend(strangers);
         let half: Vec<Tuple> = entries(&self.pending)
             .filter(|(_, entry)| old(now, entry.at, pending))
             .map(|(key, _)| key)
@@ -32,17 +43,19 @@ impl Kernel {
         for mac in orphans {
             ignore_absent(self.openings.remove(&mac)).map_err(map_error("OPENINGS"))?;
         }
-        Ok(())
+        Ok(ended)
     }
 
     /// Also counts anew how many flows each source has.
-    fn age_flows(&mut self, now: u64, idle: Duration) -> Result<(), Error> {
+    fn age_flows(&mut self, now: u64, idle: Duration) -> Result<Vec<(Tuple, UdpFlow)>, Error> {
         let flows: Vec<(Tuple, UdpFlow)> = entries(&self.udp_flows).collect();
         let idle = patience(flows.len(), self.udp_capacity, idle);
         let mut shares: HashMap<IdentityId, u64> = HashMap::new();
+        let mut ended = Vec::new();
         for (key, flow) in flows {
             if old(now, flow.seen, idle) {
                 ignore_absent(self.udp_flows.remove(&key)).map_err(map_error("UDP_FLOWS"))?;
+                ended.push((key, flow));
             } else {
                 *shares.entry(flow.source).or_default() += 1;
             }
@@ -55,7 +68,7 @@ impl Kernel {
         for (source, count) in shares {
             self.udp_shares.insert(source, count, 0).map_err(map_error("UDP_SHARES"))?;
         }
-        Ok(())
+        Ok(ended)
     }
 }
 

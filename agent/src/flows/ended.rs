@@ -29,6 +29,8 @@ pub enum Ended {
     Destroyed,
     /// Another error of the kernel.
     Broken,
+    /// Nothing was sent any more: how a UDP flow ends.
+    Idle,
 }
 
 impl Word for Ended {
@@ -44,6 +46,7 @@ impl Word for Ended {
         Self::GivenUp,
         Self::Destroyed,
         Self::Broken,
+        Self::Idle,
     ];
 
     fn word(self) -> &'static str {
@@ -59,6 +62,7 @@ impl Word for Ended {
             Self::GivenUp => "given-up",
             Self::Destroyed => "destroyed",
             Self::Broken => "broken",
+            Self::Idle => "idle",
         }
     }
 }

@@ -6,7 +6,7 @@ use std::sync::{Arc, LazyLock};
 
 use thiserror::Error;
 use waxseal_common::flow::{FlowEvent, Hook, Kind, SealState};
-use waxseal_common::ids::{CgroupId, IdentityId, RuleId};
+use waxseal_common::ids::{self, CgroupId, IdentityId, RuleId};
 use waxseal_common::state::{self, Tuple};
 use waxseal_common::verdict::{Direction, Reason, Verdict};
 use waxseal_common::wire::Failure;
@@ -175,8 +175,13 @@ pub fn enrich(event: &FlowEvent, names: &dyn Names) -> Result<Flow, Garbled> {
         session: (session != 0).then(|| known_session(event, names)),
         failure: why_no_session(failure)?,
         // Only the opener's side is judged outward.
-        ended: Ended::of(kind, direction == Direction::Egress, error, last_state),
+        ended: if protocol == ids::protocol::UDP && kind == Kind::Closed {
+            Some(Ended::Idle)
+        } else {
+            Ended::of(kind, direction == Direction::Egress, error, last_state)
+        },
         carried,
+        second: flags & FlowEvent::SECOND != 0,
         revision: revision.0,
         node: names.node(),
         instance: names.instance(),

@@ -56,12 +56,15 @@ pub struct Filter {
     /// Show what the conditions would hide.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub not: bool,
+    /// Show both views of a connection between two ends on one node. Not turned round by `not`.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub raw: bool,
 }
 
 impl Filter {
     /// Whether the reader wants this flow.
     pub fn wants(&self, flow: &Flow) -> bool {
-        self.is_in_time(flow.time) && self.matches(flow) != self.not
+        (self.raw || !flow.second) && self.is_in_time(flow.time) && self.matches(flow) != self.not
     }
 
     /// Whether a flow of that time may be wanted.
@@ -86,6 +89,7 @@ impl Filter {
             since: _,
             until: _,
             not: _,
+            raw: _,
         } = self;
         any(verdict, |shown| *shown == flow.shown())
             && any(protocol, |protocol| *protocol == flow.protocol)

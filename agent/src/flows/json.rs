@@ -3,14 +3,19 @@
 use serde::{Deserialize, Serialize};
 
 use super::{Flow, Loss, VERSION};
+use crate::escape::escape_within;
 
 /// What a line of a tap says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Line {
     /// A flow.
     Flow(Box<Flow>),
-    /// Flows are missing here.
-    Lost(Loss),
+    /// Flows are missing here; of another node, where one is named.
+    Lost(Loss, Option<Box<str>>),
+    /// What came before is the past.
+    Present,
+    /// A node that was asked does not tell, or tells again.
+    Node(NodeNews),
 }
 
 #[derive(Serialize, Deserialize)]
@@ -18,6 +23,40 @@ struct Lost {
     v: u32,
     #[serde(flatten)]
     loss: Loss,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    node: Option<Box<str>>,
+}
+
+/// Whether a node that was asked tells.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeNews {
+    v: u32,
+    /// Its name. Escaped.
+    pub node: String,
+    /// Why it does not tell, escaped; `null` when it tells again.
+    pub unreachable: Option<String>,
+}
+
+impl NodeNews {
+    /// News of a node.
+    pub fn new(node: &str, unreachable: Option<&str>) -> Self {
+        let escape = |text: &str| escape_within(text, 512).into_owned();
+        Self { v: VERSION, node: escape(node), unreachable: unreachable.map(escape) }
+    }
+
+    /// As a line, newline included.
+    pub fn json(&self, out: &mut Vec<u8>) {
+        append(self, out);
+    }
+}
+
+impl std::fmt::Display for NodeNews {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.unreachable {
+            Some(why) => write!(f, "… {} does not tell: {why}", self.node),
+            None => write!(f, "… {} tells again", self.node),
+        }
+    }
 }
 
 /// Appends a flow as one line, newline included.
@@ -27,7 +66,16 @@ pub fn json(flow: &Flow, out: &mut Vec<u8>) {
 
 /// Appends the notice that flows are missing.
 pub fn json_lost(loss: Loss, out: &mut Vec<u8>) {
-    append(&Lost { v: VERSION, loss }, out);
+    append(&Lost { v: VERSION, loss, node: None }, out);
+}
+
+/// Where the past ends and the present begins.
+pub const PRESENT: &str = "{\"v\":1,\"past\":\"ended\"}";
+
+/// Appends the notice that what came before is the past.
+pub fn json_present(out: &mut Vec<u8>) {
+    out.extend_from_slice(PRESENT.as_bytes());
+    out.push(b'\n');
 }
 
 fn append(value: &impl Serialize, out: &mut Vec<u8>) {
@@ -44,10 +92,18 @@ fn append(value: &impl Serialize, out: &mut Vec<u8>) {
 /// Reads a line that [`json`] or the server wrote.
 pub fn read(line: &str) -> Result<Line, serde_json::Error> {
     // Short enough to be one; a flow is not parsed twice.
-    if line.len() < 128
-        && let Ok(Lost { loss, .. }) = serde_json::from_str(line)
+    if line.len() < 256
+        && let Ok(Lost { loss, node, .. }) = serde_json::from_str(line)
     {
-        return Ok(Line::Lost(loss));
+        return Ok(Line::Lost(loss, node));
+    }
+    if line == PRESENT {
+        return Ok(Line::Present);
+    }
+    if line.contains("\"unreachable\":")
+        && let Ok(news) = serde_json::from_str(line)
+    {
+        return Ok(Line::Node(news));
     }
     serde_json::from_str(line).map(|flow| Line::Flow(Box::new(flow)))
 }
@@ -87,7 +143,7 @@ mod tests {
         let loss = Loss { count: 12, cause: Cause::FlowRing };
         json_lost(loss, &mut out);
         assert_eq!(out, b"{\"v\":1,\"lost\":12,\"cause\":\"flow-ring\"}\n");
-        assert_eq!(read("{\"v\":1,\"lost\":12,\"cause\":\"flow-ring\"}").unwrap(), Line::Lost(loss));
+        assert_eq!(read("{\"v\":1,\"lost\":12,\"cause\":\"flow-ring\"}").unwrap(), Line::Lost(loss, None));
         assert!(read("{\"v\":1}").is_err());
     }
 

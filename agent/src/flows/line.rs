@@ -12,10 +12,16 @@ use super::{Carried, Ended, Flow, Look, Session, Shown, Time};
 
 const REST: &str = "VERDICT  DIR  SOURCE                     DESTINATION              ADDRESS                   PROCESS               WHY";
 
+/// How wide the column of nodes is.
+const NODE: usize = 12;
+
 /// Names the columns of [`line()`]. Times are UTC.
 pub fn header(look: Look) -> String {
     let mut out = String::new();
     time_column(&mut out, "TIME", look);
+    if look.nodes {
+        column(&mut out, "NODE", NODE, Style::new());
+    }
     out + REST
 }
 
@@ -24,6 +30,9 @@ pub fn header(look: Look) -> String {
 pub fn line(flow: &Flow, look: Look, now: Time) -> String {
     let mut out = String::with_capacity(180);
     time_column(&mut out, &look.stamp.write(flow.time, now), look);
+    if look.nodes {
+        column(&mut out, &flow.node, NODE, Style::new());
+    }
     verdict_column(&mut out, flow, look);
     column(&mut out, &who(&flow.source.identity, look.names), 23, Style::new());
     out.push_str("→ ");

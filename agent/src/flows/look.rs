@@ -17,11 +17,13 @@ pub struct Look {
     pub stamp: Stamp,
     /// With names; else only numbers and addresses.
     pub names: bool,
+    /// With the node that tells, where several do.
+    pub nodes: bool,
 }
 
 impl Default for Look {
     fn default() -> Self {
-        Self { colour: false, stamp: Stamp::Clock, names: true }
+        Self { colour: false, stamp: Stamp::Clock, names: true, nodes: false }
     }
 }
 

@@ -31,7 +31,7 @@ pub use details::{details, wide};
 pub use ended::Ended;
 pub use enrich::{Garbled, Made, Names, enrich};
 pub use filter::Filter;
-pub use json::{Line, json, json_lost, read};
+pub use json::{Line, NodeNews, PRESENT, json, json_lost, json_present, read};
 pub use line::{bytes, header, line};
 pub use look::{Look, Stamp};
 pub use loss::{Cause, Loss, Losses};
@@ -103,6 +103,9 @@ pub struct Flow {
     /// Closed only: what was carried.
     #[serde(flatten, skip_serializing_if = "Option::is_none", default)]
     pub carried: Option<Box<Carried>>,
+    /// Both ends are on this node, and the other one tells of it too. Only raw taps see both.
+    #[serde(skip_serializing_if = "std::ops::Not::not", default)]
+    pub second: bool,
     /// The policy revision under which it was judged.
     pub revision: u64,
     /// The name of the node.

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -14,10 +14,12 @@ use super::bucket::Buckets;
 use super::counters::Counters;
 use super::error::HandshakeError;
 use super::gate::Gate;
+use super::handshakes::Tally;
 use super::host::{Certificates, Node, Table};
 use super::journal::Journal;
 use super::links::Links;
 use super::state::State;
+use super::tap::Taps;
 use super::{Options, Parts};
 use crate::pki::{Peer, Role, Svid, Trust, verify};
 use crate::spiffe::SpiffeId;
@@ -36,11 +38,16 @@ pub(super) struct Inner {
     pub(super) table: Arc<dyn Table>,
     pub(super) node: Arc<dyn Node>,
     pub(super) counters: Counters,
+    /// Handshakes that this node begins, and that it answers.
+    pub(super) begun: Tally,
+    pub(super) answered: Tally,
     /// This node's memory: stays as long as its sessions do.
     pub(super) nonce: u64,
     pub(super) gate: Gate,
     pub(super) links: Links,
     pub(super) journal: Journal,
+    /// Who answers those that want to read this node's flows.
+    pub(super) taps: OnceLock<Arc<dyn Taps>>,
     epoch: AtomicU64,
     state: Mutex<State>,
     limits: Mutex<Limits>,
@@ -94,10 +101,13 @@ impl Inner {
             table,
             node,
             counters: Counters::default(),
+            begun: Tally::default(),
+            answered: Tally::default(),
             nonce: resumed.nonce,
             gate: Gate::default(),
             links: Links::default(),
             journal: resumed.journal,
+            taps: OnceLock::new(),
             epoch: AtomicU64::new(rand::random::<u64>() >> 1),
             state: Mutex::new(resumed.state),
             limits: Mutex::new(Limits::new()),

@@ -14,6 +14,8 @@ use crate::workload::Labels;
 pub const PAIR: &[u8] = b"waxseal-pair/1";
 /// The protocol by which two agents keep in touch.
 pub const LINK: &[u8] = b"waxseal-link/1";
+/// The protocol by which one node reads the flows of another.
+pub const TAP: &[u8] = b"waxseal-tap/1";
 
 /// Labels of one workload at most.
 pub(super) const MAX_LABELS: usize = 64;

@@ -12,6 +12,7 @@ mod counters;
 mod error;
 mod frame;
 mod gate;
+mod handshakes;
 mod host;
 mod inbound;
 mod initiate;
@@ -31,6 +32,7 @@ mod resume;
 mod server;
 mod state;
 mod sweep;
+mod tap;
 mod target;
 #[cfg(test)]
 mod tests;
@@ -48,14 +50,17 @@ use waxseal_common::wire::Spi;
 pub use counters::Count;
 pub use error::HandshakeError;
 pub use frame::FrameError;
+pub use handshakes::{BOUNDS, Handshakes};
 pub use host::{Ask, Certificates, Ended, Later, Live, Local, Node, NotAdmitted, Packet, Table, TableError};
-pub use message::{LINK, PAIR, Reason, is_message};
+pub use message::{LINK, PAIR, Reason, TAP, is_message};
 pub use probe::{Probe, ProbeError, SealPath, SendProbe};
 pub use report::{Direction, LinkReport, Report, SessionReport, Stage, Summary, Who};
+pub use tap::{Stream, Taps};
 pub use target::{Target, is_target};
 
 use crate::cidr::Cidr;
 use crate::pki::Trust;
+use crate::spiffe::SpiffeId;
 use inner::Inner;
 
 /// The port that agents answer on.
@@ -142,6 +147,21 @@ impl Mesh {
     /// What there is, in a few numbers; cheap.
     pub fn summary(&self) -> Summary {
         self.0.summary()
+    }
+
+    /// Lets this answer other nodes that want to read the flows of this one. Once; until then nobody is answered.
+    pub fn answer_taps(&self, taps: Arc<dyn Taps>) {
+        let _only_once = self.0.taps.set(taps);
+    }
+
+    /// Where the agent of a node answers that has been met.
+    pub fn agent_of(&self, name: &str) -> Option<SocketAddr> {
+        self.0.agent_of(name)
+    }
+
+    /// Opens the stream on which the agent at that address tells what its node sees, and says who answers there.
+    pub async fn open_tap(&self, agent: SocketAddr) -> Result<(SpiffeId, Box<dyn Stream>), HandshakeError> {
+        self.0.open_tap(agent).await
     }
 
     /// Tries the way to the agent for an address; `send` sends one SYN under the session that it is given.

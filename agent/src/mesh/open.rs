@@ -147,6 +147,7 @@ impl Inner {
 
     fn too_many(&self, state: &mut State, key: &RouteKey, waiting: Option<Waiting>) -> Next {
         self.counters.add(Count::Failed);
+        self.begun.note::<()>(&Err(HandshakeError::Busy), Duration::ZERO);
         if state.routes.len() >= DESTINATIONS * 3 {
             return Next::Nothing;
         }
@@ -185,6 +186,18 @@ impl Inner {
 
     /// One handshake in its turn, within its time. Installs the session.
     pub(super) async fn attempt(
+        &self,
+        key: &RouteKey,
+        local: Local,
+        replaces: Option<Spi>,
+    ) -> Result<u32, HandshakeError> {
+        let began = Instant::now();
+        let ended = self.attempt_in_turn(key, local, replaces).await;
+        self.begun.note(&ended, began.elapsed());
+        ended
+    }
+
+    async fn attempt_in_turn(
         &self,
         key: &RouteKey,
         local: Local,

@@ -6,6 +6,7 @@ use std::time::Instant;
 use waxseal_common::ids::{IdentityId, protocol};
 
 use super::counters::Count;
+use super::handshakes::Handshakes;
 use super::inner::Inner;
 use super::state::{Facts, Party, Route};
 
@@ -111,6 +112,10 @@ pub struct Summary {
     pub held: usize,
     /// Handshakes begun here that ended with a session, renewals included.
     pub completed: u64,
+    /// The same in more detail, with those that failed.
+    pub begun: Handshakes,
+    /// Those of others.
+    pub answered: Handshakes,
     /// What was counted.
     pub counters: BTreeMap<String, u64>,
 }
@@ -140,6 +145,8 @@ impl Inner {
             nodes: state.peers.all().count(),
             held: state.queue.len(),
             completed: self.counters.value(Count::Opened) + self.counters.value(Count::Renewed),
+            begun: self.begun.so_far(),
+            answered: self.answered.so_far(),
             counters: self.counters.all(),
         }
     }

@@ -9,16 +9,16 @@ use rustls::server::Acceptor;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{sleep, timeout};
 use tokio_rustls::LazyConfigAcceptor;
-use tokio_rustls::server::StartHandshake;
+use tokio_rustls::server::{StartHandshake, TlsStream};
 
 use super::HANDSHAKE;
 use super::counters::Count;
 use super::error::HandshakeError;
 use super::gate::{Place, group};
 use super::inner::Inner;
-use super::message::{LINK, PAIR};
+use super::message::{LINK, PAIR, TAP};
 use super::respond::One;
-use crate::pki::{Role, peer_of, server_config};
+use crate::pki::{Peer, Role, peer_of, server_config};
 
 /// How long accepting pauses when descriptors or memory are short.
 const PAUSE: Duration = Duration::from_millis(20);
@@ -91,24 +91,33 @@ impl Inner {
             start.client_hello().alpn().into_iter().flatten().map(<[u8]>::to_vec).collect();
         let wants = |alpn: &[u8]| wanted.iter().any(|name| name == alpn);
         if wants(PAIR) {
+            let began = Instant::now();
             let answered = tokio::time::timeout_at(deadline, self.respond(start, from, place)).await;
-            return answered.unwrap_or(Err(HandshakeError::Late));
+            let answered = answered.unwrap_or(Err(HandshakeError::Late));
+            self.answered.note(&answered, began.elapsed());
+            return answered;
         }
         if wants(LINK) {
-            return self.answer_link(start, from, place, deadline).await;
+            let (stream, peer) = self.prove(start, LINK, place, deadline).await?;
+            return self.run_link(stream, peer, from, false).await;
+        }
+        if wants(TAP) {
+            let (stream, peer) = self.prove(start, TAP, place, deadline).await?;
+            return self.answer_tap(stream, peer).await;
         }
         Err(HandshakeError::NoProtocol)
     }
 
-    async fn answer_link(
+    /// TLS with this node's certificate; the peer's is verified, whoever it is.
+    async fn prove(
         self: &Arc<Self>,
         start: StartHandshake<TcpStream>,
-        from: SocketAddr,
+        alpn: &[u8],
         mut place: Place,
         deadline: tokio::time::Instant,
-    ) -> Result<(), HandshakeError> {
+    ) -> Result<(TlsStream<TcpStream>, Peer), HandshakeError> {
         let node = self.certificates.node().ok_or(HandshakeError::NoNodeCertificate)?;
-        let tls = server_config(&self.trust, Arc::new(One(node.certified_key())), &[LINK]);
+        let tls = server_config(&self.trust, Arc::new(One(node.certified_key())), &[alpn]);
         let handshake = tokio::time::timeout_at(deadline, start.into_stream(tls));
         let stream = tokio::select! {
             stream = handshake => stream.map_err(|_elapsed| HandshakeError::Late)?,
@@ -116,8 +125,7 @@ impl Inner {
         };
         let stream = stream.map_err(HandshakeError::from_stream)?;
         let peer = peer_of(stream.get_ref().1, &self.trust.load(), Role::Client, SystemTime::now())?;
-        drop(place);
-        self.run_link(stream, peer, from, false).await
+        Ok((stream, peer))
     }
 }
 

@@ -68,12 +68,16 @@ impl FlowCounts {
         if let Some(stands) = stands_in_the_way(flow) {
             add(&self.reasons, (place(flow.reason) * DIRECTIONS + direction) * 2 + usize::from(stands), 1);
         }
-        if let Some(ended) = flow.ended {
+        let is_tcp = flow.protocol.0 == protocol::TCP;
+        if let Some(ended) = flow.ended.filter(|_| is_tcp) {
             add(&self.ended, place(ended), 1);
         }
         if let Some(carried) = &flow.carried {
             self.bytes[0].fetch_add(carried.bytes_sent, Relaxed);
             self.bytes[1].fetch_add(carried.bytes_received, Relaxed);
+            if !is_tcp {
+                return;
+            }
             self.retransmits.fetch_add(u64::from(carried.retransmits), Relaxed);
             let ms = carried.duration_ns / 1_000_000;
             add(&self.durations, BOUNDS.iter().position(|bound| ms <= *bound).unwrap_or(BOUNDS.len()), 1);
@@ -82,7 +86,8 @@ impl FlowCounts {
     }
 
     pub(super) fn families(&self) -> Vec<Family> {
-        let mut bytes = Family::counter("connection_bytes", "Bytes that closed TCP connections had carried.");
+        let mut bytes =
+            Family::counter("connection_bytes", "Bytes that ended connections and UDP flows had carried.");
         for (word, count) in ["from-opener", "to-opener"].into_iter().zip(&self.bytes) {
             bytes = bytes.count(vec![("direction", word.to_owned())], count.load(Relaxed));
         }

@@ -16,6 +16,7 @@ use super::Error;
 use super::adopt::Survey;
 use super::border::Changes;
 use super::ceiling::{self, Ceiling};
+use super::ends::Ends;
 use super::lastgood::LastGood;
 use super::mesh::{Request, Ties};
 use super::names::NameBook;
@@ -43,8 +44,6 @@ const AGE_TICKS: u64 = 10;
 const LOOK_TICKS: u64 = 3;
 /// How long after a look that a denial asked for another may ask.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
-/// After how long an idle UDP flow is forgotten.
-const UDP_IDLE: Duration = Duration::from_mins(2);
 /// After how long a SYN that was allowed and never completed is forgotten: longer than the kernel keeps it itself.
 /// An accept that is deferred until data comes (TCP_DEFER_ACCEPT) takes longest.
 const HALF_OPEN: Duration = Duration::from_mins(4);
@@ -57,6 +56,8 @@ pub(super) struct Shared {
     pub(super) names: Arc<NameBook>,
     pub(super) hub: Arc<Hub>,
     pub(super) tally: Arc<Tally>,
+    /// Where UDP flows go that have ended.
+    pub(super) ends: Ends,
     pub(super) refuse: Refuse,
     /// What the mesh is told, and its tables.
     pub(super) ties: Ties,
@@ -307,8 +308,10 @@ impl Control {
     }
 
     fn age(&mut self) {
-        if let Err(error) = self.kernel.age(monotonic(), UDP_IDLE, HALF_OPEN) {
-            tracing::warn!(%error, "cannot remove old entries");
+        let now = monotonic();
+        match self.kernel.age(now, self.config.udp_idle, HALF_OPEN) {
+            Ok(flows) => self.shared.ends.tell(&flows, now, &self.shared.hub),
+            Err(error) => tracing::warn!(%error, "cannot remove old entries"),
         }
         if self.adopted.is_empty() {
             return;

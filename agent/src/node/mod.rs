@@ -8,6 +8,7 @@ mod adopt;
 mod border;
 mod ceiling;
 mod control;
+mod ends;
 mod history;
 mod lastgood;
 mod mesh;
@@ -156,6 +157,7 @@ async fn serve(config: Config) -> Result<(), Error> {
     let (resumed, mesh_config) = (kernel.resumed, config.clone());
     let look = Arc::new(Notify::new());
     let tally = Arc::new(Tally::new(Time::now()));
+    let (ends, ended) = ends::channel();
     let shared = control::Shared {
         look: Arc::clone(&look),
         names: Arc::clone(&names),
@@ -163,6 +165,7 @@ async fn serve(config: Config) -> Result<(), Error> {
         refuse: refuse.clone(),
         ties,
         tally: Arc::clone(&tally),
+        ends,
     };
     let (commands, inbox) = mpsc::channel(64);
     let (stop, stopped) = oneshot::channel();
@@ -198,11 +201,12 @@ async fn serve(config: Config) -> Result<(), Error> {
         let (begun, control) = beginning.start(&mesh_config, resumed, &credentials).await?;
         tasks.spawn(mesh::read(begun.clone(), notices, datagrams, control));
         metrics.add(Arc::new(begun.clone()));
+        begun.answer_taps(Arc::new(mesh::Readers::new(&mesh_config, &hub)));
         mesh = Some(begun);
     }
     metrics.add(Arc::new(reporters::Certificates(credentials)));
     let desk = Desk { names, hub: Arc::clone(&hub), metrics, refuse, look, mesh, tally };
-    tasks.spawn(rings::drain(flows, denials, polling, desk));
+    tasks.spawn(rings::drain(flows, denials, polling, ended, desk));
     tasks.spawn(rings::log(log));
     tasks.spawn(server.serve(hub, commands));
     datapath::trim_memory();

@@ -14,11 +14,14 @@ impl Reporter for Mesh {
         to.sessions(Direction::Out, summary.outbound as u64);
         to.sessions(Direction::In, summary.inbound as u64);
         to.peers(summary.links as u64);
-        let counted = |name: &str| summary.counters.get(name).copied().unwrap_or_default();
-        to.handshakes(Direction::Out, "done", summary.completed);
-        to.handshakes(Direction::Out, "failed", counted("handshakes-failed"));
-        to.handshakes(Direction::In, "done", counted("handshakes-answered"));
-        to.handshakes(Direction::In, "failed", counted("handshakes-refused"));
+        for (direction, handshakes) in [(Direction::Out, &summary.begun), (Direction::In, &summary.answered)]
+        {
+            to.handshakes(direction, "done", handshakes.done);
+            for (why, count) in &handshakes.failed {
+                to.handshakes(direction, why, *count);
+            }
+        }
+        to.handshake_durations(summary.begun.took, &summary.begun.spread);
         for (name, count) in &summary.counters {
             to.event(name, *count);
         }
@@ -43,5 +46,15 @@ impl Reporter for Certificates {
             let last = bundle.roots().iter().fold(UNIX_EPOCH, |last, root| last.max(root.not_after()));
             to.roots(&escape(domain.as_str()), last);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_mesh_counts_within_the_bounds_that_prometheus_is_told() {
+        assert!(Report::bounds().eq(crate::mesh::BOUNDS.into_iter().map(Duration::from_millis)));
     }
 }

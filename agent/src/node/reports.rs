@@ -53,6 +53,7 @@ impl Control {
             Command::Policy(reply) => drop(reply.send(self.policy.clone())),
             Command::Sessions(reply) => self.report_sessions(reply),
             Command::Probe { address, reply } => self.probe(address, reply),
+            Command::ReachNode { node, agent, reply } => self.reach_node(node, agent, reply),
         }
     }
 

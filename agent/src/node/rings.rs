@@ -6,7 +6,7 @@ use std::time::Duration;
 use aya::maps::{MapData, RingBuf};
 use aya_log::EbpfLogger;
 use tokio::io::unix::AsyncFd;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, mpsc};
 use tokio::task::{JoinSet, yield_now};
 use tokio::time::sleep;
 use waxseal_common::flow::{FlowEvent, Hook};
@@ -35,8 +35,18 @@ const TICK: Duration = Duration::from_millis(10);
 const QUIET_TICKS: u32 = 20;
 
 /// Reads both rings until it is dropped.
-pub(super) async fn drain(flows: RingBuf<MapData>, denials: RingBuf<MapData>, polling: Polling, desk: Desk) {
+pub(super) async fn drain(
+    flows: RingBuf<MapData>,
+    denials: RingBuf<MapData>,
+    polling: Polling,
+    ended: mpsc::Receiver<Vec<FlowEvent>>,
+    desk: Desk,
+) {
     let desk = Arc::new(desk);
+    let (both, hub) = (polling.clone(), Arc::clone(&desk.hub));
+    let listening = tokio::spawn(async move { ask_for_both_ends(&both, &hub).await });
+    let own = Arc::clone(&desk);
+    let publishing = tokio::spawn(async move { publish_ended(ended, &own).await });
     // Each on its own: however many flows there are, denials are heard.
     let mut tasks = JoinSet::new();
     let own = Arc::clone(&desk);
@@ -44,6 +54,39 @@ pub(super) async fn drain(flows: RingBuf<MapData>, denials: RingBuf<MapData>, po
     tasks.spawn(async move { drain_denials(denials, &desk).await });
     if let Some(Ok(Err(error))) = tasks.join_next().await {
         tracing::error!(%error, "cannot read the rings of events any more; verdicts go on unseen");
+    }
+    listening.abort();
+    publishing.abort();
+}
+
+/// While a raw tap is open, both ends of a connection within the node tell of it.
+async fn ask_for_both_ends(polling: &Polling, hub: &Hub) {
+    let mut raw = hub.raw();
+    loop {
+        let wanted = *raw.borrow_and_update();
+        if let Err(error) = polling.set_both_ends(wanted) {
+            tracing::warn!(%error, "cannot ask for both views of connections");
+        }
+        if raw.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Flows that the control thread has seen end.
+async fn publish_ended(mut ended: mpsc::Receiver<Vec<FlowEvent>>, desk: &Desk) {
+    while let Some(events) = ended.recv().await {
+        for events in events.chunks(BATCH) {
+            let mut batch = Vec::with_capacity(BATCH);
+            {
+                let names = desk.names.open();
+                for event in events {
+                    desk.put(*event, &names, &mut batch);
+                }
+            }
+            desk.hub.publish(batch);
+            yield_now().await;
+        }
     }
 }
 
@@ -90,7 +133,7 @@ async fn drain_denials(ring: RingBuf<MapData>, desk: &Desk) -> std::io::Result<(
     }
 }
 
-async fn drain_flows(ring: RingBuf<MapData>, mut polling: Polling, desk: &Desk) -> std::io::Result<()> {
+async fn drain_flows(ring: RingBuf<MapData>, polling: Polling, desk: &Desk) -> std::io::Result<()> {
     let mut ring = asynchronous(ring)?;
     loop {
         let mut ready = ring.readable_mut().await?;
@@ -99,7 +142,7 @@ async fn drain_flows(ring: RingBuf<MapData>, mut polling: Polling, desk: &Desk) 
         if count < BUSY {
             continue;
         }
-        switch(&mut polling, true);
+        switch(&polling, true);
         let mut quiet = 0;
         while quiet < QUIET_TICKS {
             let count = read(ring.get_mut(), desk, |_event| {});
@@ -111,7 +154,7 @@ async fn drain_flows(ring: RingBuf<MapData>, mut polling: Polling, desk: &Desk) 
                 yield_now().await;
             }
         }
-        switch(&mut polling, false);
+        switch(&polling, false);
         // Whatever came between the last look and the switch has woken nobody.
         while read(ring.get_mut(), desk, |_event| {}) == TURN {
             yield_now().await;
@@ -128,7 +171,7 @@ pub(super) fn asynchronous(ring: RingBuf<MapData>) -> std::io::Result<AsyncFd<Ri
     AsyncFd::new(ring)
 }
 
-fn switch(polling: &mut Polling, on: bool) {
+fn switch(polling: &Polling, on: bool) {
     if let Err(error) = polling.set(on) {
         tracing::warn!(%error, "cannot switch how events wake the agent");
     }
@@ -194,8 +237,10 @@ impl Desk {
     fn put(&self, event: FlowEvent, names: &OpenBook<'_>, batch: &mut Vec<(FlowEvent, Flow)>) {
         match enrich(&event, names) {
             Ok(flow) => {
-                self.metrics.see(&flow);
-                self.tally.note(&flow, || names.direction(event.rule));
+                if !flow.second {
+                    self.metrics.see(&flow);
+                    self.tally.note(&flow, || names.direction(event.rule));
+                }
                 batch.push((event, flow));
             }
             Err(error) => {

@@ -3,7 +3,7 @@
 use aya_ebpf::macros::sock_ops as program;
 use aya_ebpf::programs::SockOpsContext;
 use aya_log_ebpf::{debug, warn};
-use waxseal_common::flow::{Hook, Kind};
+use waxseal_common::flow::{FlowEvent, Hook, Kind};
 use waxseal_common::ids::{CgroupId, IdentityId, NetnsId, Revision};
 use waxseal_common::seal::{OPTION_LENGTH, seal};
 use waxseal_common::state::{Connection, Counter};
@@ -186,12 +186,12 @@ fn opened(callback: &Callback<'_>) -> u32 {
     };
     callback.ask_for(CALL_ON_STATE);
     forget_opening(record);
-    tell(record, cookie);
+    tell(record, cookie, 0);
     DONE
 }
 
 #[inline(always)]
-fn tell(record: &Connection, cookie: u64) {
+fn tell(record: &Connection, cookie: u64, flags: u8) {
     emit::record(
         record,
         &Chapter {
@@ -201,7 +201,7 @@ fn tell(record: &Connection, cookie: u64) {
             received: 0,
             kind: Kind::Opened,
             hook: Hook::SockOps,
-            flags: 0,
+            flags,
         },
         None,
     );
@@ -229,7 +229,9 @@ fn accepted(callback: &Callback<'_>) -> u32 {
     callback.ask_for(CALL_ON_STATE);
     // An opener on this node tells of the connection itself; two lines for one help nobody.
     if !proven {
-        tell(&record, cookie);
+        tell(&record, cookie, 0);
+    } else if maps::both_ends() {
+        tell(&record, cookie, FlowEvent::SECOND);
     }
     DONE
 }
@@ -292,7 +294,8 @@ fn closed(callback: &Callback<'_>) -> u32 {
     let open = record.stage == Connection::OPEN;
     // Whoever was denied has been told of already.
     let failed = !open && Verdict::from_byte(record.verdict).passes();
-    let tells = if opener { open || failed } else { record.flags & Connection::ANSWERED == 0 };
+    let second = !opener && record.flags & Connection::ANSWERED != 0;
+    let tells = if opener { open || failed } else { !second || maps::both_ends() };
     if tells {
         let ending = callback.ending();
         let (acknowledged, received) = callback.bytes(opener, &ending);
@@ -306,7 +309,7 @@ fn closed(callback: &Callback<'_>) -> u32 {
                 received,
                 kind: if open { Kind::Closed } else { Kind::Failed },
                 hook: Hook::SockOps,
-                flags: 0,
+                flags: if second { FlowEvent::SECOND } else { 0 },
             },
             Some(&ending),
         );

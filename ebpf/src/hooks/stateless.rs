@@ -6,9 +6,9 @@ use waxseal_common::state::Counter;
 use waxseal_common::verdict::{Direction, Judgement, Reason};
 
 use super::skb_ingress::{DROP, PASS};
-use super::udp;
 use crate::case::{self, Case};
 use crate::emit::{self, Telling};
+use crate::flow;
 use crate::judge::Bench;
 use crate::maps;
 use crate::owner::Owner;
@@ -50,7 +50,7 @@ pub(super) fn egress(packet: &Packet<'_>, bench: &Bench, cookie: u64, owner: Own
             return PASS;
         }
         case.netns = packet.netns();
-        return if udp::note(&case, bench.revision, judged).is_none() { PASS } else { DROP };
+        return if flow::note(&case, bench.revision, judged, 0).is_none() { PASS } else { DROP };
     }
     deny(packet, bench, &mut case, judged, Direction::Egress)
 }

@@ -1,21 +1,20 @@
 //! Datagrams. The sender's hook writes who sends into the flow table, the receiver's hook reads it there; replies to a
 //! judged flow pass.
 
-use waxseal_common::flow::{Hook, SealState};
-use waxseal_common::ids::{IdentityId, Revision, protocol};
+use waxseal_common::flow::{FlowEvent, Hook, SealState};
+use waxseal_common::ids::{IdentityId, protocol};
 use waxseal_common::state::{Counter, UdpFlow};
 use waxseal_common::verdict::{Direction, Judgement, Peer, Question, Reason, Verdict};
 
 use super::skb_ingress::{DROP, PASS, refusal, stricter};
 use crate::case::{self, Case};
 use crate::emit::{self, Telling};
+use crate::flow::{self, REMOTE, carry, is_counted_at_opener};
 use crate::judge::{Bench, pack, remote, unpack};
 use crate::maps;
 use crate::owner::Owner;
 use crate::packet::Packet;
 
-/// In the place of a session: the datagram goes to another node, and the border finds its session.
-const REMOTE: u32 = u32::MAX;
 /// How long after the last datagram a reply still belongs to its flow. The agent removes older flows.
 const REPLY_NANOSECONDS: u64 = 120_000_000_000;
 
@@ -40,31 +39,52 @@ pub(super) fn egress(packet: &Packet<'_>, bench: &Bench, cookie: u64, owner: Own
         && flow.egress_revision == bench.revision
     {
         flow.seen = case.at;
-        return if flow.egress_verdict == Verdict::Deny as u8 { DROP } else { PASS };
+        if flow.egress_verdict == Verdict::Deny as u8 {
+            return DROP;
+        }
+        carry(flow, packet, &case, true);
+        return PASS;
     }
     if !managed {
         // Somebody unmanaged is left alone; the flow is noted only where a workload may want to know who it is.
         if bench.is_local(&case.tuple.destination) {
             let judged = Judgement::without_rule(Verdict::Allow, Reason::NotAWorkload);
             case.netns = packet.netns();
-            note(&case, bench.revision, judged);
+            flow::note(&case, bench.revision, judged, packet.length());
         }
         return PASS;
     }
     let judged = judge(packet, bench, &mut case);
-    conclude(packet, bench, &mut case, judged)
+    complete(packet, &mut case);
+    let full = noted(packet, bench, &case, judged);
+    conclude(bench, &mut case, judged, full)
 }
 
-/// Keeps what was judged, tells of it, and obeys it. `packed` is what [`judge`] says.
+/// What an event and a flow's entry say beside the judgement.
 #[inline(never)]
-fn conclude(packet: &Packet<'_>, bench: &Bench, case: &mut Case, packed: i64) -> i32 {
-    let direction = if packed < 0 { Direction::Ingress } else { Direction::Egress };
-    let mut judged = unpack(packed.unsigned_abs());
+fn complete(packet: &Packet<'_>, case: &mut Case) -> u32 {
     case.process = maps::udp_opener(case.cookie);
     case.netns = packet.netns();
-    if judged.verdict.passes()
-        && let Some(reason) = note(case, bench.revision, judged)
-    {
+    0
+}
+
+/// Keeps what was judged, where it may pass; else says why there is no room for it. Not within [`conclude`]: the stack has
+/// none for both.
+#[inline(never)]
+fn noted(packet: &Packet<'_>, bench: &Bench, case: &Case, packed: i64) -> Option<Reason> {
+    let judged = unpack(packed.unsigned_abs());
+    if !judged.verdict.passes() {
+        return None;
+    }
+    flow::note(case, bench.revision, judged, packet.length())
+}
+
+/// Tells of what was judged, and obeys it. `packed` is what [`judge`] says; nothing may pass that is `full`.
+#[inline(never)]
+fn conclude(bench: &Bench, case: &mut Case, packed: i64, full: Option<Reason>) -> i32 {
+    let direction = if packed < 0 { Direction::Ingress } else { Direction::Egress };
+    let mut judged = unpack(packed.unsigned_abs());
+    if let Some(reason) = full {
         judged = bench.refuse(case.source, reason);
         // Whoever floods is told of now and then: the denials of others are not to drown in these.
         if !judged.verdict.passes() && !maps::may_tell(case.at) {
@@ -87,10 +107,12 @@ fn conclude(packet: &Packet<'_>, bench: &Bench, case: &mut Case, packed: i64) ->
         case.session = 0;
     }
     // Towards this node the receiver's hook tells, for it knows both ends.
-    if passes && case.destination != IdentityId::WORLD && bench.is_local(&case.tuple.destination) {
+    let second = passes && case.destination != IdentityId::WORLD && bench.is_local(&case.tuple.destination);
+    if second && !maps::both_ends() {
         return PASS;
     }
-    emit::case(case, &Telling { revision: bench.revision, judged, direction, flags: 0 });
+    let flags = if second { FlowEvent::SECOND } else { 0 };
+    emit::case(case, &Telling { revision: bench.revision, judged, direction, flags });
     if passes { PASS } else { DROP }
 }
 
@@ -173,6 +195,9 @@ pub(super) fn ingress(packet: &Packet<'_>, bench: &Bench, cookie: u64, owner: Ow
                 return DROP;
             }
             flow.seen = case.at;
+            if !is_counted_at_opener(flow) {
+                carry(flow, packet, &case, true);
+            }
             return PASS;
         }
         Some(flow) if case.sealed() => {
@@ -198,8 +223,19 @@ pub(super) fn ingress(packet: &Packet<'_>, bench: &Bench, cookie: u64, owner: Ow
     let passes = judged.verdict.passes();
     case.netns = packet.netns();
     let first = match flow {
-        Some(flow) => keep(flow, &case, bench.revision, judged),
-        None => keep_unsealed(&case, bench.revision, judged),
+        Some(flow) => {
+            if passes && !is_counted_at_opener(flow) {
+                carry(flow, packet, &case, true);
+            }
+            flow::keep(flow, &case, bench.revision, judged)
+        }
+        None => {
+            flow::keep_unsealed(&case, bench.revision, judged);
+            if passes && let Some(flow) = maps::udp_unsealed(&case.tuple) {
+                carry(flow, packet, &case, true);
+            }
+            true
+        }
     };
     if passes && !first {
         return PASS;
@@ -254,7 +290,13 @@ fn answers_opening(packet: &Packet<'_>, bench: &Bench, case: &mut Case, outward:
         judge_flow(bench, case, flow);
     }
     let denied = Verdict::Deny as u8;
-    if flow.egress_verdict == denied || flow.ingress_verdict == denied { REFUSED } else { REPLY }
+    if flow.egress_verdict == denied || flow.ingress_verdict == denied {
+        return REFUSED;
+    }
+    if is_counted_at_opener(flow) != outward {
+        carry(flow, packet, case, false);
+    }
+    REPLY
 }
 
 /// Judges both sides of a flow again, as it was opened.
@@ -270,66 +312,6 @@ fn judge_flow(bench: &Bench, case: &mut Case, flow: &mut UdpFlow) {
     flow.ingress_revision = bench.revision;
     case.source = source;
     case.destination = destination;
-}
-
-/// Writes who sends, from which namespace. Says why not, when the table or the source's share of it is full.
-#[inline(never)]
-pub(super) fn note(case: &Case, revision: Revision, judged: Judgement) -> Option<Reason> {
-    if maps::udp_flow(&case.tuple).is_none() && !maps::take_udp_share(case.source) {
-        maps::count(Counter::OverShare);
-        return Some(Reason::OverShare);
-    }
-    let flow = UdpFlow {
-        egress_revision: revision,
-        seen: case.at,
-        cgroup: case.cgroup,
-        source: case.source,
-        rule: judged.rule,
-        egress_verdict: judged.verdict as u8,
-        reason: judged.reason as u8,
-        process: case.process,
-        netns: case.netns,
-        flags: if case.session == REMOTE { UdpFlow::REMOTE } else { 0 },
-        ..UdpFlow::default()
-    };
-    if maps::UDP_FLOWS.insert(case.tuple, &flow, maps::REPLACE).is_ok() {
-        return None;
-    }
-    maps::count(Counter::TableFull);
-    Some(Reason::TableFull)
-}
-
-/// Keeps the receiver's judgement. `true` when it is the first of its flow, or differs from the one before, so that a
-/// flow makes one line and not one for each datagram.
-#[inline(always)]
-fn keep(flow: &mut UdpFlow, case: &Case, revision: Revision, judged: Judgement) -> bool {
-    let verdict = judged.verdict as u8;
-    let first = flow.ingress_revision.0 == 0 || flow.ingress_verdict != verdict;
-    flow.ingress_revision = revision;
-    flow.destination = case.destination;
-    flow.receiver_netns = case.netns;
-    flow.ingress_verdict = verdict;
-    flow.reason = judged.reason as u8;
-    flow.rule = judged.rule;
-    flow.seen = case.at;
-    first
-}
-
-/// The same for a source without identity. Always the first.
-#[inline(never)]
-fn keep_unsealed(case: &Case, revision: Revision, judged: Judgement) -> bool {
-    let flow = UdpFlow {
-        ingress_revision: revision,
-        seen: case.at,
-        destination: case.destination,
-        receiver_netns: case.netns,
-        rule: judged.rule,
-        ingress_verdict: judged.verdict as u8,
-        reason: judged.reason as u8,
-        ..UdpFlow::default()
-    };
-    let _ = maps::UDP_UNSEALED.insert(case.tuple, flow, maps::REPLACE);
-    true
 }
 
 /// The flow's key. `false` when the packet cannot be read.

@@ -102,7 +102,7 @@ mod tests {
         for target in TARGETS {
             for seed in files(&directory().join(target.name)) {
                 let good = fs::read(&seed).unwrap();
-                for _ in 0..40 {
+                for _ in 0..200 {
                     let mut bytes = good.clone();
                     for _ in 0..=random(3) {
                         let (at, by) = (random(bytes.len()), random(256) as u8);

@@ -3,12 +3,13 @@
 //! checked, and nothing stays behind.
 
 mod programs;
+mod record;
 mod shop;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{bail, ensure};
+use anyhow::{Context as _, bail, ensure};
 
 use crate::place::Place;
 use crate::stage::{Agent, Authority, wait};
@@ -25,12 +26,15 @@ pub(crate) struct Options {
     /// Use what is built already. Set when this task starts itself again as root.
     #[arg(long, hide = true)]
     built: bool,
+    /// Draw what one tap on both nodes has shown, as it looks on a terminal, into this SVG file
+    #[arg(long, value_name = "FILE")]
+    record: Option<PathBuf>,
 }
 
 impl Options {
     /// For a caller that has built the agent.
     pub(crate) fn built() -> Self {
-        Self { built: true }
+        Self { built: true, record: None }
     }
 }
 
@@ -41,11 +45,15 @@ pub(crate) fn run(place: &Place, options: &Options) -> anyhow::Result<()> {
         build::run(place, build::Profile::Debug)?;
     }
     let programs = Programs::find_or_fetch(place)?;
-    if privilege::again_as_root(WHY, &["demo", "--built"])? {
+    let mut again = vec!["demo", "--built"];
+    if let Some(path) = &options.record {
+        again.extend(["--record", path.to_str().context("the file's name is no text")?]);
+    }
+    if privilege::again_as_root(WHY, &again)? {
         return Ok(());
     }
     interrupt::watch()?;
-    let failures = show(&place.binary("debug", "waxseal"), &programs)?;
+    let failures = show(&place.binary("debug", "waxseal"), &programs, options.record.as_deref())?;
     println!("\nEverything the demo made is gone again.");
     if failures > 0 {
         bail!("{failures} of the demo's expectations failed");
@@ -54,7 +62,7 @@ pub(crate) fn run(place: &Place, options: &Options) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn show(binary: &Path, programs: &Programs) -> anyhow::Result<usize> {
+fn show(binary: &Path, programs: &Programs, record: Option<&Path>) -> anyhow::Result<usize> {
     title("Two nodes with a router between them, an authority, and four workloads");
     let mut shop = Shop::build()?;
     let authority = Authority::start(binary.to_owned(), "demo-ca", shop.router(), AUTHORITY)?;
@@ -64,7 +72,11 @@ fn show(binary: &Path, programs: &Programs) -> anyhow::Result<usize> {
         agent.write("policies/policies.yaml", include_str!("../../demo/policies.yaml"))?;
         agent.write("join-token", &authority.token(name)?)?;
         let token = agent.file("join-token");
-        let more = format!("node: {name}\nca: {}\njoin_token: {}\n", authority.address(), token.display());
+        let more = format!(
+            "node: {name}\nca: {}\njoin_token: {}\ntap_from_nodes: [ node-a ]\n",
+            authority.address(),
+            token.display()
+        );
         agent.live_in(&home.netns, &home.cgroup, &more)?;
         agent.start()?;
         anyhow::Ok(agent)
@@ -85,6 +97,10 @@ fn show(binary: &Path, programs: &Programs) -> anyhow::Result<usize> {
     title("What may happen (policies.yaml, the same on both nodes)");
     print!("{}", indented(include_str!("../../demo/policies.yaml")));
     let failures = happen(&shop)? + seen(&a, &b)?;
+    if let Some(path) = record {
+        record::draw(&a, path)?;
+        println!("\nDrawn: {}", path.display());
+    }
     // The agents end before the places they live in.
     drop((a, b));
     Ok(failures)
@@ -116,9 +132,11 @@ fn happen(shop: &Shop) -> anyhow::Result<usize> {
 fn seen(a: &Agent, b: &Agent) -> anyhow::Result<usize> {
     let mut failures = 0;
     title("What node-b's tap saw (waxseal tap)");
-    failures += tap(b, &[("ALLOW", "client", "web"), ("DENY", "client", "web"), ("ALLOW", "web", "cache")])?;
-    title("What node-a's tap saw");
-    failures += tap(a, &[("ALLOW", "client", "web"), ("ALLOW", "web", "cache"), ("DENY", "batch", "cache")])?;
+    let wanted = [("ALLOW", "client", "web"), ("DENY", "client", "web"), ("ALLOW", "web", "cache")];
+    failures += tap(b, &[], &wanted)?;
+    title("What both nodes saw (waxseal tap --all-nodes, on node-a)");
+    let wanted = [("ALLOW", "client", "web"), ("DENY", "client", "web"), ("DENY", "batch", "cache")];
+    failures += tap(a, &["--all-nodes"], &wanted)?;
     title("The sessions that sealed it (waxseal session list, on node-a)");
     let sessions = a.ask(&["session", "list"])?;
     print!("{}", indented(&sessions));
@@ -150,21 +168,22 @@ fn attempt(
 }
 
 /// Prints the flows and looks for those that matter.
-fn tap(agent: &Agent, wanted: &[(&str, &str, &str)]) -> anyhow::Result<usize> {
+fn tap(agent: &Agent, more: &[&str], wanted: &[(&str, &str, &str)]) -> anyhow::Result<usize> {
     let seen = |text: &str, (verdict, from, to): (&str, &str, &str)| {
         text.lines().any(|line| {
             let words = line.contains(verdict) && line.contains(from) && line.contains(to);
             words && line.find(from) < line.rfind(to)
         })
     };
+    let ask = || agent.ask(&[&["tap", "--no-follow", "--last", "100"], more].concat());
     // The ring is read within milliseconds; a busy machine may take longer.
     let text = wait("the flows", Duration::from_secs(5), || {
-        let text = agent.ask(&["tap", "--no-follow", "--last", "100"])?;
+        let text = ask()?;
         Ok(wanted.iter().all(|flow| seen(&text, *flow)).then_some(text))
     });
     let text = match text {
         Ok(text) => text,
-        Err(_) => agent.ask(&["tap", "--no-follow", "--last", "100"])?,
+        Err(_) => ask()?,
     };
     print!("{}", indented(&text));
     ensure!(!text.is_empty(), "the tap is empty");

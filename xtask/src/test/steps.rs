@@ -7,7 +7,7 @@ use std::process::Command;
 use anyhow::Context as _;
 
 use super::counts::{self, Counts};
-use super::{Outcome, Step};
+use super::{Outcome, Step, guards};
 use crate::place::{Place, is_program, on_path};
 use crate::process::{is_root, step};
 use crate::{demo, ebpf, fuzz, kernels, setup, tidy};
@@ -25,6 +25,7 @@ pub(super) const ALL: &[Step] = &[
     Step { name: "dependencies", root: false, run: dependencies },
     Step { name: "build", root: false, run: build },
     Step { name: "host tests", root: false, run: host_tests },
+    Step { name: "guards", root: false, run: guards::run },
     Step { name: "documentation tests", root: false, run: documentation_tests },
     Step { name: "fuzz", root: false, run: fuzz },
     Step { name: "system tests", root: true, run: system_tests },

@@ -124,7 +124,7 @@ async fn a_tap_shows_the_past_then_the_present() {
     (0..5).for_each(|number| running.hub.tell(numbered(number)));
     running.hub.tell(flow(&denied()));
     let filter = Filter { verdict: vec!["allow".parse().unwrap()], ..Filter::default() };
-    let request = TapRequest { filter, last: Some(2), follow: true };
+    let request = TapRequest { filter, last: Some(2), follow: true, marked: false };
     let (lines_out, lines_in) = std::sync::mpsc::channel();
     let reading = running.client(move |socket| {
         let mut lines = Client::connect(&socket).unwrap().tap(request).unwrap();
@@ -183,13 +183,14 @@ async fn a_stalled_tap_is_told_its_loss_and_holds_up_neither_the_hub_nor_others(
         let (mut delivered, mut lost) = (0, 0);
         loop {
             match read(&stalled.next_line().unwrap().unwrap()).unwrap() {
-                Line::Lost(loss) => lost += loss.count,
+                Line::Lost(loss, _) => lost += loss.count,
                 Line::Flow(flow) => {
                     delivered += 1;
                     if flow.cookie == SENT - 1 {
                         return (delivered, lost);
                     }
                 }
+                other => panic!("{other:?}"),
             }
         }
     })

@@ -8,6 +8,7 @@ use waxseal_common::flow::SealState;
 use waxseal_common::verdict::Direction;
 
 use super::Render;
+use super::nodes::{NodeTerm, Others};
 use crate::api::TapRequest;
 use crate::config::duration;
 use crate::flows::{
@@ -65,12 +66,19 @@ pub(in crate::cli) struct Arguments {
     /// Only these processes: the name or the number of the opener's
     #[arg(long, value_name = "PROCESS", value_delimiter = ',')]
     process: Vec<Pattern>,
-    /// Only what these nodes tell, or what goes to or comes from them
+    /// Only what these nodes tell, or what goes to or comes from them; their agents are asked too. NAME, a name with *, or
+    /// NAME=ADDRESS for a node that this one has not met
     #[arg(long, value_name = "NODE", value_delimiter = ',')]
-    node: Vec<Pattern>,
+    node: Vec<NodeTerm>,
+    /// What every node tells that this one knows, in order of time
+    #[arg(long)]
+    all_nodes: bool,
     /// Show what the conditions above would hide
     #[arg(long)]
     not: bool,
+    /// Both views of a connection whose ends are both on one node, as long as this tap is open; else it makes one line
+    #[arg(long)]
+    raw: bool,
     /// For whom to write
     #[arg(short, long, value_enum, default_value_t, value_name = "FORMAT")]
     output: Format,
@@ -161,19 +169,29 @@ impl Arguments {
             seal: self.seal.clone(),
             direction: self.direction.clone(),
             process: self.process.clone(),
-            node: self.node.clone(),
+            node: self.node.iter().map(|term| term.pattern.clone()).collect(),
             since: if asks_for_past { self.since } else { Some(started) },
             until: self.until,
             not: self.not,
+            raw: self.raw,
         };
-        TapRequest { filter, last: self.last, follow }
+        TapRequest { filter, last: self.last, follow, marked: false }
     }
 
     /// How lines are written.
     pub(super) fn render(&self, colour: bool, terminal: bool) -> Render {
         let format = if self.json { Format::Json } else { self.output };
-        let look = Look { colour, stamp: self.time.0, names: !self.no_names };
+        let look = Look { colour, stamp: self.time.0, names: !self.no_names, nodes: false };
         Render { format, look, terminal, summary: self.summary }
+    }
+
+    /// Which agents are asked beside the own one.
+    pub(super) fn others(&self) -> Others<'_> {
+        if self.all_nodes {
+            return Others::All;
+        }
+        // Whoever wants everything but some nodes asks nobody of them.
+        Others::Named(if self.not { &[] } else { &self.node })
     }
 
     pub(super) const fn reconnects(&self) -> bool {

@@ -9,7 +9,7 @@ use crate::api::{Client, ClientError, Lines, Next, TapRequest};
 use crate::flows::{Line, Time, read};
 
 /// How often an agent that is away is looked for.
-const RETRY: Duration = Duration::from_millis(500);
+pub(super) const RETRY: Duration = Duration::from_millis(500);
 
 /// A tap that is read.
 pub(super) struct Follow<C> {
@@ -32,14 +32,14 @@ pub(super) enum Stopped {
 
 /// Where an interrupted tap goes on: the time of the last flow, and the lines of that moment, which come again.
 #[derive(Debug, Default)]
-struct Mark {
-    time: Option<Time>,
+pub(super) struct Mark {
+    pub(super) time: Option<Time>,
     lines: Vec<String>,
 }
 
 impl Mark {
     /// Whether the line was there before; notes it if not.
-    fn is_new(&mut self, text: &str) -> bool {
+    pub(super) fn is_new(&mut self, text: &str) -> bool {
         let Ok(Line::Flow(flow)) = read(text) else { return true };
         if self.time.is_none_or(|time| flow.time > time) {
             self.time = Some(flow.time);
@@ -51,6 +51,18 @@ impl Mark {
             self.lines.push(text.to_owned());
         }
         true
+    }
+}
+
+impl Mark {
+    /// What is asked for after an interruption.
+    pub(super) fn go_on(&self, request: &TapRequest) -> TapRequest {
+        let mut request = request.clone();
+        if let Some(time) = self.time {
+            request.filter.since = Some(time);
+            request.last = None;
+        }
+        request
     }
 }
 
@@ -81,11 +93,7 @@ impl<C: FnMut() -> Result<Client, ClientError>> Follow<C> {
 
     /// With `reconnect`, waits for the agent. What was shown before is asked for again only in its last millisecond.
     fn open(&mut self, mark: &Mark) -> Result<Lines, ClientError> {
-        let mut request = self.request.clone();
-        if let Some(time) = mark.time {
-            request.filter.since = Some(time);
-            request.last = None;
-        }
+        let request = mark.go_on(&self.request);
         loop {
             match (self.connect)().and_then(|client| client.tap(request.clone())) {
                 Err(error) if self.reconnect && is_away(&error) => sleep(RETRY),
@@ -124,7 +132,7 @@ impl<C: FnMut() -> Result<Client, ClientError>> Follow<C> {
 }
 
 /// The agent may come back.
-fn is_away(error: &ClientError) -> bool {
+pub(super) fn is_away(error: &ClientError) -> bool {
     matches!(error, ClientError::NotReachable { .. } | ClientError::Closed(_))
 }
 

@@ -2,6 +2,9 @@
 
 mod arguments;
 mod follow;
+mod lanes;
+mod merge;
+mod nodes;
 mod render;
 
 use std::io::{self, BufWriter, IsTerminal};
@@ -12,6 +15,7 @@ use crate::flows::Time;
 
 pub(super) use arguments::Arguments;
 use follow::{Follow, Stopped};
+use merge::Merge;
 use render::{Render, Sink};
 
 pub(super) fn run(common: &Common, arguments: &Arguments) -> anyhow::Result<Exit> {
@@ -20,7 +24,18 @@ pub(super) fn run(common: &Common, arguments: &Arguments) -> anyhow::Result<Exit
     let stdout = io::stdout();
     let terminal = stdout.is_terminal();
     let colour = anstream::AutoStream::choice(&stdout) != anstream::ColorChoice::Never;
-    let mut sink = Sink::new(arguments.render(colour, terminal), BufWriter::new(stdout.lock()));
+    let mut render = arguments.render(colour, terminal);
+    let others = nodes::resolve(arguments.others(), &config, arguments.reconnects())?;
+    render.look.nodes = !others.is_empty();
+    let mut sink = Sink::new(render, BufWriter::new(stdout.lock()));
+    if !others.is_empty() {
+        sink.begin()?;
+        let (request, every) = (arguments.request(started), arguments.every());
+        return merge::run(
+            &Merge { config, request, others, reconnect: arguments.reconnects(), every },
+            &mut sink,
+        );
+    }
     let mut follow = Follow {
         connect: || super::connect(&config),
         request: arguments.request(started),

@@ -36,7 +36,10 @@ impl Render {
         }
         match read(text) {
             Ok(Line::Flow(flow)) => self.flow(&flow, now),
-            Ok(Line::Lost(loss)) => format!("{loss}\n"),
+            Ok(Line::Lost(loss, None)) => format!("{loss}\n"),
+            Ok(Line::Lost(loss, Some(node))) => format!("{loss} at {node}\n"),
+            Ok(Line::Node(news)) => format!("{news}\n"),
+            Ok(Line::Present) => String::new(),
             // A newer agent says something that this program does not know; better shown as it is than not at all.
             Err(_unknown) => format!("{}\n", escape_within(text, 4096)),
         }
@@ -84,9 +87,11 @@ impl<W: Write> Sink<W> {
         }
         match read(text) {
             Ok(Line::Flow(flow)) => self.summary.add(&flow, self.render.look),
-            Ok(Line::Lost(loss)) => self.summary.lose(loss),
+            Ok(Line::Lost(loss, _)) => self.summary.lose(loss),
+            Ok(Line::Node(news)) if self.render.format != Format::Json => writeln!(self.out, "{news}")?,
+            Ok(Line::Node(_)) => writeln!(self.out, "{text}")?,
             // What cannot be read cannot be counted.
-            Err(_unknown) => {}
+            Ok(Line::Present) | Err(_) => {}
         }
         Ok(())
     }

@@ -31,7 +31,7 @@ fn text(event: &waxseal_common::flow::FlowEvent) -> String {
 
 #[test]
 fn following_starts_at_the_moment_the_command_was_typed() {
-    let TapRequest { filter, last, follow } = request("").unwrap();
+    let TapRequest { filter, last, follow, .. } = request("").unwrap();
     assert_eq!((filter.since, last, follow), (Some(Time(1000)), None, true));
     for line in ["--last 5", "--no-follow", "--since 1970-01-01T00:00:05Z"] {
         assert_ne!(request(line).unwrap().filter.since, Some(Time(1000)), "{line}");
@@ -183,4 +183,25 @@ fn a_summary_counts_what_comes_and_tells_it_when_asked() {
     assert_eq!(rows.len(), 2, "{shown}");
     assert!(rows[1].ends_with("shop/checkout(256) → payments/api(257):8080/tcp"), "{shown}");
     assert!(rows[1].trim_start().starts_with("1        0        1       0"), "{shown}");
+}
+
+#[test]
+fn lines_of_several_nodes_name_the_node_and_so_do_losses_and_absences() {
+    let lines = [
+        text(&samples::allowed()),
+        r#"{"v":1,"lost":3,"cause":"slow-reader","node":"beta"}"#.to_owned(),
+        r#"{"v":1,"node":"beta","unreachable":"no agent answers at 10.0.0.2:7461: refused"}"#.to_owned(),
+        r#"{"v":1,"node":"beta","unreachable":null}"#.to_owned(),
+        r#"{"v":1,"past":"ended"}"#.to_owned(),
+    ];
+    let mut render = arguments("").unwrap().render(false, false);
+    render.look.nodes = true;
+    let shown: String = lines.iter().map(|line| render.show(line, Time(0))).collect();
+    expect_test::expect![[r"
+        12:04:31.882  alpha         ALLOW    out  shop/checkout(256)       → payments/api(257)        10.0.0.2:8080/tcp         curl[4121]            allow-rule payments/from-checkout#2
+        … 3 events lost (slow reader) at beta
+        … beta does not tell: no agent answers at 10.0.0.2:7461: refused
+        … beta tells again
+    "]]
+    .assert_eq(&shown);
 }

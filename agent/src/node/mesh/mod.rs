@@ -10,6 +10,7 @@ mod probe;
 mod report;
 mod rings;
 mod table;
+mod taps;
 
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
@@ -31,6 +32,7 @@ use listeners::Places;
 pub(super) use locals::Locals;
 pub(super) use rings::read;
 use table::Kernel;
+pub(super) use taps::Readers;
 
 /// Requests to the control thread that may wait.
 const REQUESTS: usize = 4096;

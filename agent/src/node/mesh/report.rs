@@ -34,7 +34,7 @@ impl Control {
         let ties = &self.shared.ties;
         let summary = ties.mesh.get().map(mesh::Mesh::summary);
         let enabled = summary.is_some();
-        let Summary { outbound, inbound, without, links, nodes, held, completed, counters } =
+        let Summary { outbound, inbound, without, links, nodes, held, completed, counters, .. } =
             summary.unwrap_or_default();
         let count = |name: &str| counters.get(name).copied().unwrap_or(0);
         let handshakes = HandshakesReport {
