@@ -20,7 +20,7 @@ pub struct Cidr {
 /// Why a text is no address range.
 #[derive(Debug, Error, PartialEq, Eq)]
 pub enum CidrError {
-    /// The part before the slash.
+    /// The part before the slash, fit to be printed.
     #[error("`{0}` is no IP address")]
     Address(String),
     /// The part after the slash.
@@ -28,7 +28,7 @@ pub enum CidrError {
     Length {
         /// The address as parsed.
         address: IpAddr,
-        /// The length as written.
+        /// The length as written, fit to be printed.
         length: String,
         /// 32 or 128.
         limit: u8,
@@ -87,13 +87,13 @@ impl FromStr for Cidr {
             Some((address, length)) => (address, Some(length)),
             None => (text, None),
         };
-        let ip: IpAddr = address.parse().map_err(|_source| CidrError::Address(address.to_owned()))?;
+        let ip: IpAddr = address.parse().map_err(|_source| CidrError::Address(shown(address)))?;
         let (limit, above) = if ip.is_ipv4() { (32, 96) } else { (128, 0) };
         let written = match length {
             None => limit,
             Some(length) => parse_length(length, limit).ok_or_else(|| CidrError::Length {
                 address: ip,
-                length: length.to_owned(),
+                length: shown(length),
                 limit,
             })?,
         };
@@ -103,6 +103,15 @@ impl FromStr for Cidr {
         }
         Ok(range)
     }
+}
+
+/// Foreign text made safe to print: cut, and what is no plain character written out.
+fn shown(text: &str) -> String {
+    let plain = |c: char| c.is_ascii_graphic() || c == ' ';
+    text.chars()
+        .take(64)
+        .map(|c| if plain(c) { c.to_string() } else { c.escape_unicode().to_string() })
+        .collect()
 }
 
 /// Digits only: `u8::from_str` alone would take `+8`.

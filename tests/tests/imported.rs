@@ -93,6 +93,10 @@ fn methods_and_paths_cannot_be_honoured_so_their_rule_allows_nothing_and_a_warni
     scene.stage.apply(&authorization("info", &rule));
     assert_eq!(scene.reached(8080), [false; 3], "only requests would tell a GET from a POST");
     assert_eq!(scene.reached(8081), [true, false, false], "the other rule of the policy stays");
+    let (verdict, rule) = scene.explained("shop/checkout", "8080/tcp");
+    assert_eq!((verdict.as_str(), rule.as_str()), ("deny", "payments/info#"), "the policy denies by default");
+    let allowed = ("allow".to_owned(), "payments/info#rules[1]".to_owned());
+    assert_eq!(scene.explained("shop/checkout", "8081/tcp"), allowed);
     let file = scene.stage.node.path("policies").join("policy.yaml");
     let report = scene.stage.node.json(&["policy", "check", file.to_str().expect("plain names")]);
     let warnings = report["warnings"].as_array().expect("a list").clone();
@@ -128,6 +132,9 @@ fn a_principal_with_its_scheme_means_what_its_writer_meant() {
     scene.stage.apply(&authorization("scheme", &rule));
     assert_eq!(scene.reached(8080), [true, false, false]);
     assert_eq!(scene.reached(8081), [false; 3]);
+    let allowed = ("allow".to_owned(), "payments/scheme#rules[0]".to_owned());
+    assert_eq!(scene.explained("shop/checkout", "8080/tcp"), allowed);
+    assert_eq!(scene.explained("shop/batch", "8080/tcp").0, "deny");
 }
 
 #[test]

@@ -11,8 +11,10 @@ mod bench;
 mod build;
 mod demo;
 mod ebpf;
+mod fuzz;
 mod interrupt;
 mod kernels;
+mod nightly;
 mod place;
 mod privilege;
 mod process;
@@ -44,6 +46,10 @@ enum Task {
     Demo(demo::Options),
     /// Everything that CI runs.
     Test(test::Options),
+    /// Damaged input for every parser, by libFuzzer. Without names all of them are worked.
+    Fuzz(fuzz::Options),
+    /// What takes too long for each change: random policies by the million, fuzzing for minutes.
+    Nightly(nightly::Options),
     /// What enforcement costs.
     Bench(bench::Options),
     /// Find or install what the eBPF build needs. Changes nothing when nothing is missing.
@@ -75,6 +81,8 @@ fn run(task: Task) -> anyhow::Result<()> {
         Task::Up(options) => up::run(&place, &options),
         Task::Demo(options) => demo::run(&place, &options),
         Task::Test(options) => test::run(&place, &options),
+        Task::Fuzz(options) => fuzz::run(&place, &options),
+        Task::Nightly(options) => nightly::run(&place, &options),
         Task::Bench(options) => bench::run(&place, &options),
         Task::Setup(options) => setup::run(&place, &options),
         Task::Build(options) => build::run(&place, options.profile()),

@@ -34,8 +34,12 @@ pub enum Party {
 /// A condition on one label.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Label {
+    /// As typed, which is also how it goes to the agent.
     key: String,
+    /// As typed.
     value: String,
+    /// Both as a flow shows them: escaped.
+    shown: (String, String),
     /// Whether the label must have the value, or must not.
     equal: bool,
 }
@@ -60,9 +64,9 @@ impl Party {
             Self::SpiffeId(pattern) => identity.spiffe_id.as_ref().is_some_and(|id| pattern.fits(id)),
             Self::Labels(labels) => {
                 identity.spiffe_id.is_some()
-                    && labels
-                        .iter()
-                        .all(|label| (identity.labels.get(&label.key) == Some(&label.value)) == label.equal)
+                    && labels.iter().all(|label| {
+                        (identity.labels.get(&label.shown.0) == Some(&label.shown.1)) == label.equal
+                    })
             }
             Self::FullName(name) => identity.name == *name,
             Self::Name(name) => {
@@ -77,6 +81,7 @@ impl FromStr for Party {
     type Err = PartyError;
 
     fn from_str(text: &str) -> Result<Self, PartyError> {
+        let text = text.trim();
         let nobody = || PartyError::Nobody(text.to_owned());
         if text.starts_with("spiffe://") {
             return text.parse().map(Self::SpiffeId).map_err(|_source| nobody());
@@ -108,7 +113,12 @@ fn label(text: &str) -> Option<Label> {
     let value = value.strip_prefix('=').unwrap_or(value);
     let (key, value) = (key.trim(), value.trim());
     let plain = !key.is_empty() && !value.contains(['=', ' ']) && !key.contains([' ', '!']);
-    plain.then(|| Label { key: escape(key).into_owned(), value: escape(value).into_owned(), equal })
+    plain.then(|| Label {
+        key: key.to_owned(),
+        value: value.to_owned(),
+        shown: (escape(key).into_owned(), escape(value).into_owned()),
+        equal,
+    })
 }
 
 impl fmt::Display for Label {
@@ -149,6 +159,7 @@ mod tests {
             "spiffe://*/sa/b",
             "app=checkout",
             "app=checkout,tier!=test",
+            r"path=a\b",
             "checkout",
             "world",
         ] {

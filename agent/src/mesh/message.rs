@@ -247,6 +247,17 @@ pub(super) enum LinkMessage {
     Unknown,
 }
 
+/// Whether these bytes are a message that one agent says to another, at whatever point.
+pub fn is_message(bytes: &[u8]) -> bool {
+    fn reads<T: de::DeserializeOwned>(bytes: &[u8]) -> bool {
+        serde_json::from_slice::<T>(bytes).is_ok()
+    }
+    reads::<Question>(bytes)
+        || reads::<Answer>(bytes)
+        || reads::<LinkHello>(bytes)
+        || reads::<LinkMessage>(bytes)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -52,11 +52,11 @@ pub use error::HandshakeError;
 pub use frame::FrameError;
 pub use handshakes::{BOUNDS, Handshakes};
 pub use host::{Ask, Certificates, Ended, Later, Live, Local, Node, NotAdmitted, Packet, Table, TableError};
-pub use message::{LINK, PAIR, Reason, TAP};
+pub use message::{LINK, PAIR, Reason, TAP, is_message};
 pub use probe::{Probe, ProbeError, SealPath, SendProbe};
 pub use report::{Direction, LinkReport, Report, SessionReport, Stage, Summary, Who};
 pub use tap::{Stream, Taps};
-pub use target::Target;
+pub use target::{Target, is_target};
 
 use crate::cidr::Cidr;
 use crate::pki::Trust;

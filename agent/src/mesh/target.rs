@@ -63,6 +63,11 @@ impl Target {
     }
 }
 
+/// Whether a name is one that is asked for in TLS to mean a listener.
+pub fn is_target(name: &str) -> bool {
+    Target::from_server_name(name).is_some()
+}
+
 /// The name that is asked for on a link; it says nothing.
 pub(super) fn link_name() -> Option<ServerName<'static>> {
     dns_name(LINK.to_owned())

@@ -123,6 +123,11 @@ pub(super) fn read(der: &[u8]) -> Result<Request, CsrRefusal> {
     Ok(Request { id, key })
 }
 
+/// Whether these bytes are a request that could be signed.
+pub fn is_certificate_request(der: &[u8]) -> bool {
+    read(der).is_ok()
+}
+
 /// The reader takes other tags where nothing is signed; we take the one encoding that there is.
 fn is_canonical(der: &[u8], info: &[u8], signature: &[u8], unused: u8) -> bool {
     const ECDSA_SHA256: [u8; 12] = [0x30, 10, 6, 8, 0x2a, 0x86, 0x48, 0xce, 0x3d, 4, 3, 2];

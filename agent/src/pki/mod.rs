@@ -35,14 +35,14 @@ pub use authority::{
 };
 pub use bundle::{BundleError, Bundles, DomainBundle, MAX_LIST_BYTES, MAX_LISTS, MAX_ROOTS, Root};
 pub use client::{Error as ClientError, Member, Remote, Watch};
-pub use csr::CsrRefusal;
+pub use csr::{CsrRefusal, is_certificate_request};
 pub use embedded::{Custodian, Embedded};
 pub use files::FileError;
 pub use frames::{FrameError, MAX_FRAME, read_frame, write_frame};
 pub use issuer::{BoxFuture, Denial, IssueError, Issued, Issuer};
 pub use keeper::{CertificateStatus, Keeper, MAX_WANTED};
 pub use names::{ca_id, is_node_name, is_reserved, node_id, node_name};
-pub use pem::PemError;
+pub use pem::{PemError, is_certificates};
 pub use profile::seconds as unix_seconds;
 pub use publication::{Publication, PublicationError};
 pub use refusal::{Position, Refusal};
@@ -52,7 +52,7 @@ pub use svid::{Error, Svid};
 pub use tls::{client_config, peer_of, provider, refusal_of, server_config};
 pub use trust::Trust;
 pub use verify::{Peer, Role, verify};
-pub use wire::Refused;
+pub use wire::{Refused, is_message};
 
 /// Certificates in a chain as it is shown: leaf and signers, the root not counted.
 pub const MAX_CHAIN: usize = 4;

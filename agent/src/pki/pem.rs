@@ -50,6 +50,11 @@ pub(super) fn certificates(text: &[u8]) -> Result<Vec<CertificateDer<'static>>, 
     Ok(found)
 }
 
+/// Whether a text is PEM of certificates and nothing else.
+pub fn is_certificates(text: &[u8]) -> bool {
+    certificates(text).is_ok()
+}
+
 /// The first certificate of a text.
 pub(super) fn certificate(text: &str) -> Result<CertificateDer<'static>, PemError> {
     certificates(text.as_bytes())?.into_iter().next().ok_or(PemError::Tag(CERTIFICATE))

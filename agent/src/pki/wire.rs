@@ -99,6 +99,11 @@ pub enum Refused {
     Unknown,
 }
 
+/// Whether these bytes are a message to a CA server or from one.
+pub fn is_message(bytes: &[u8]) -> bool {
+    serde_json::from_slice::<Request>(bytes).is_ok() || serde_json::from_slice::<Answer>(bytes).is_ok()
+}
+
 /// Sends a publication in as many messages as it takes.
 pub(super) async fn send_publication(
     stream: &mut (impl AsyncWrite + Unpin),

@@ -12,7 +12,7 @@ use super::imagined::expected_identities;
 use super::import::Node;
 use super::load::{Ownership, load_from, read, text_of};
 use super::reader::Reader;
-use super::set::NodeDefaults;
+use super::set::{NodeDefaults, PolicySet};
 use super::stream::Part;
 use crate::spiffe::TrustDomain;
 use crate::workload::Origin;
@@ -73,8 +73,7 @@ pub fn check_cases(
 ) -> Result<CasesReport, LoadErrors> {
     let bytes = read(cases, Ownership::Anybody).map_err(|problem| LoadErrors::about(cases, problem))?;
     let text = text_of(cases, &bytes)?;
-    let mut reader = Reader::new(cases, text, Part { text, lines_before: 0 }, trust_domain);
-    let Some(written) = reader.cases() else { return Err(LoadErrors(reader.errors)) };
+    let (written, reader) = read_cases(cases, text, trust_domain)?;
     let files = match (files, written.files) {
         ([], Some(named)) => {
             let beside = cases.parent().unwrap_or(Path::new(""));
@@ -84,14 +83,49 @@ pub fn check_cases(
         (files, _) => files.to_vec(),
     };
     let set = load_from(&files, trust_domain, Ownership::Anybody)?;
-    let mut questions = Questions::new(&set, &expected_identities(&set));
+    judge(written.cases, reader, &set, defaults)
+}
+
+/// Puts the cases of a text to documents that are read already. `file` is the name that places are given with; the files
+/// that the text names are not read.
+pub fn check_cases_text(
+    file: &Path,
+    text: &str,
+    set: &PolicySet,
+    trust_domain: &TrustDomain,
+    defaults: &NodeDefaults,
+) -> Result<CasesReport, LoadErrors> {
+    let (written, reader) = read_cases(file, text, trust_domain)?;
+    judge(written.cases, reader, set, defaults)
+}
+
+fn read_cases<'a>(
+    file: &'a Path,
+    text: &'a str,
+    trust_domain: &'a TrustDomain,
+) -> Result<(Written, Reader<'a>), LoadErrors> {
+    let mut reader = Reader::new(file, text, Part { text, lines_before: 0 }, trust_domain);
+    match reader.cases() {
+        Some(written) => Ok((written, reader)),
+        None => Err(LoadErrors(reader.errors)),
+    }
+}
+
+fn judge(
+    cases: Vec<WrittenCase>,
+    mut reader: Reader<'_>,
+    set: &PolicySet,
+    defaults: &NodeDefaults,
+) -> Result<CasesReport, LoadErrors> {
+    let mut questions = Questions::new(set, &expected_identities(set));
     let understood: Vec<Case> =
-        written.cases.into_iter().filter_map(|case| reader.case(case, &mut questions)).collect();
+        cases.into_iter().filter_map(|case| reader.case(case, &mut questions)).collect();
     if !reader.errors.is_empty() {
         return Err(LoadErrors(reader.errors));
     }
-    let answers =
-        questions.answers(defaults).map_err(|error| LoadErrors::about(cases, Problem::Compile(error)))?;
+    let answers = questions
+        .answers(defaults)
+        .map_err(|error| LoadErrors::about(reader.file, Problem::Compile(error)))?;
     let cases: Vec<CaseOutcome> =
         understood.into_iter().map(|case| CaseOutcome::of(answers.answer(&case.asked), case)).collect();
     let failed = cases.iter().filter(|case| !case.passed).count();

@@ -90,24 +90,20 @@ pub struct CheckOptions<'a> {
 
 /// [`check`] with everything that can be asked.
 pub fn check_with(paths: &[PathBuf], trust_domain: &TrustDomain, options: CheckOptions<'_>) -> CheckReport {
-    let CheckOptions { strict, rows, workloads } = options;
-    let mut report = CheckReport {
-        errors: None,
-        compile_error: None,
-        documents: Vec::new(),
-        warnings: Vec::new(),
-        sizes: Sizes::default(),
-        files: 0,
-        strict,
-    };
     let loaded = load_from(paths, trust_domain, Ownership::Anybody).and_then(|mut set| {
-        workloads.map_or(Ok(()), |file| set.add_workloads(file, trust_domain))?;
+        options.workloads.map_or(Ok(()), |file| set.add_workloads(file, trust_domain))?;
         Ok(set)
     });
     match loaded {
-        Ok(set) => report.fill(&set, trust_domain, rows),
-        Err(errors) => report.errors = Some(errors),
+        Ok(set) => check_set(&set, trust_domain, options),
+        Err(errors) => CheckReport { errors: Some(errors), ..CheckReport::empty(options.strict) },
     }
+}
+
+/// [`check_with`] for documents that are read already. Its workloads are all there are.
+pub fn check_set(set: &PolicySet, trust_domain: &TrustDomain, options: CheckOptions<'_>) -> CheckReport {
+    let mut report = CheckReport::empty(options.strict);
+    report.fill(set, trust_domain, options.rows);
     report
 }
 
@@ -118,6 +114,18 @@ impl CheckReport {
             2
         } else {
             u8::from(self.strict && !self.warnings.is_empty())
+        }
+    }
+
+    fn empty(strict: bool) -> Self {
+        Self {
+            errors: None,
+            compile_error: None,
+            documents: Vec::new(),
+            warnings: Vec::new(),
+            sizes: Sizes::default(),
+            files: 0,
+            strict,
         }
     }
 

@@ -153,7 +153,12 @@ pub enum Problem {
         known: Vec<&'static str>,
     },
     /// A `kind` that this version does not have.
-    #[error("unknown kind `{found}` of {version}{}; known: {}", meant(near.as_deref()), known.join(", "))]
+    #[error(
+        "unknown kind `{found}` of {version}{}{}; known: {}",
+        meant(near.as_deref()),
+        home.map(|home| format!(", it is one of {home}")).unwrap_or_default(),
+        known.join(", ")
+    )]
     Kind {
         /// As written.
         found: String,
@@ -161,6 +166,8 @@ pub enum Problem {
         version: &'static str,
         /// What was probably meant.
         near: Option<String>,
+        /// The version that has this kind.
+        home: Option<&'static str>,
         /// The kinds it has here.
         known: Vec<&'static str>,
     },
@@ -293,6 +300,16 @@ pub enum Problem {
         text: String,
         /// Why not.
         source: PatternError,
+    },
+    /// A service account whose name could be in no SPIFFE ID.
+    #[error(
+        "`{text}` is no service account; write `namespace/name`, or `name` for one of this namespace: {source}"
+    )]
+    ServiceAccount {
+        /// As written, escaped.
+        text: String,
+        /// Why not.
+        source: spiffe::Error,
     },
     /// An empty label key, or one with unprintable characters.
     #[error("`{0}` is no label: key and value are up to 253 printable characters, and the key is not empty")]

@@ -239,7 +239,8 @@ fn read_kind(reader: &mut Reader<'_>) -> Option<(Kind, &'static str, Location)> 
         return Some((*kind, name, place));
     }
     let near = nearest(&kind.value, known.iter().copied()).map(str::to_owned);
-    reader.refuse(kind.referenced, Problem::Kind { found: shown(&kind), version, near, known })
+    let home = kinds::home(&kind.value);
+    reader.refuse(kind.referenced, Problem::Kind { found: shown(&kind), version, near, home, known })
 }
 
 fn read_object(reader: &mut Reader<'_>) -> Option<Read> {

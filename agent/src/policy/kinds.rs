@@ -105,6 +105,13 @@ pub(super) fn near(text: &str) -> Option<&'static str> {
     versions().into_iter().find(same).or_else(|| nearest(text, versions()))
 }
 
+/// The version that has a policy of this kind.
+pub(super) fn home(kind: &str) -> Option<&'static str> {
+    let with_policies = VERSIONS.iter().take(WITH_POLICIES);
+    let mut homes = with_policies.filter(|(_, kinds)| kinds.iter().any(|(name, _)| *name == kind));
+    homes.next().map(|(version, _)| *version)
+}
+
 /// A version that is read, and its kinds.
 pub(super) fn version(text: &str) -> Option<(&'static str, Kinds)> {
     VERSIONS.iter().find(|(version, _)| *version == text).copied()

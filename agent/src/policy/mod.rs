@@ -53,8 +53,8 @@ mod yaml_problem;
 /// The JSON Schema of the native documents.
 pub const SCHEMA: &str = include_str!("schema.json");
 
-pub use cases::{CaseOutcome, CasesReport, check_cases};
-pub use check::{CheckOptions, CheckReport, DocumentReport, Sizes, check, check_with};
+pub use cases::{CaseOutcome, CasesReport, check_cases, check_cases_text};
+pub use check::{CheckOptions, CheckReport, DocumentReport, Sizes, check, check_set, check_with};
 pub use clause::{Clause, NamespaceLabel, Target, Test, Tests};
 pub use compile::{CompileError, Compiler};
 pub use compiled::{Compiled, Prefix, RuleDirection, RuleInfo};

@@ -21,7 +21,16 @@ impl PolicySet {
     /// and `labels`.
     pub fn add_workloads(&mut self, file: &Path, trust_domain: &TrustDomain) -> Result<(), LoadErrors> {
         let bytes = read(file, Ownership::Anybody).map_err(|problem| LoadErrors::about(file, problem))?;
-        let text = text_of(file, &bytes)?;
+        self.add_workloads_text(file, text_of(file, &bytes)?, trust_domain)
+    }
+
+    /// [`Self::add_workloads`] from a text that is at hand. `file` is the name that places are given with.
+    pub fn add_workloads_text(
+        &mut self,
+        file: &Path,
+        text: &str,
+        trust_domain: &TrustDomain,
+    ) -> Result<(), LoadErrors> {
         let mut reader = Reader::new(file, text, Part { text, lines_before: 0 }, trust_domain);
         let found = reader.people();
         if !reader.errors.is_empty() {

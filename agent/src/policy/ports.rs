@@ -7,6 +7,7 @@ use waxseal_common::ids::{RuleId, protocol};
 use waxseal_common::tables::{Outcome, PortRange, PortSet, RANGES_PER_SET};
 
 use super::set::Action;
+use crate::escape::escape;
 
 /// The ports `low..=high` of one protocol. A whole protocol is `0..=65535`, which also covers protocols without ports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -23,7 +24,7 @@ pub struct Ports {
 #[derive(Debug, Error, PartialEq, Eq)]
 pub enum PortsError {
     /// `8080`.
-    #[error("`{0}` does not say which protocol: write `{0}/tcp` or `{0}/udp`")]
+    #[error("`{text}` does not say which protocol: write `{text}/tcp` or `{text}/udp`", text = escape(.0))]
     NoProtocol(String),
     /// `8080/sctp`.
     #[error("ports belong to tcp or udp; write `proto/132` or the like for all of another protocol")]
@@ -32,7 +33,7 @@ pub enum PortsError {
     #[error("ports are written `8080/tcp`, `9000-9100/tcp`, `53/udp`, `tcp`, `udp`, `icmp` or `proto/47`")]
     Form,
     /// `0/tcp`, `65536/tcp`, `08/tcp`.
-    #[error("`{0}` is no port; ports are 1 to 65535, in decimal digits without leading zeros")]
+    #[error("`{}` is no port; ports are 1 to 65535, in decimal digits without leading zeros", escape(.0))]
     Number(String),
     /// `9100-9000/tcp`.
     #[error("the range {low}-{high} ends before it begins")]
@@ -43,7 +44,7 @@ pub enum PortsError {
         high: u16,
     },
     /// `proto/256`.
-    #[error("`{0}` is no IP protocol number; they are 0 to 255")]
+    #[error("`{}` is no IP protocol number; they are 0 to 255", escape(.0))]
     ProtocolNumber(String),
 }
 

@@ -25,7 +25,7 @@ const MAX_NAME: usize = 253;
 /// One document of one file, and the mistakes found in it.
 #[derive(Debug)]
 pub(super) struct Reader<'a> {
-    file: &'a Path,
+    pub(super) file: &'a Path,
     text: &'a str,
     part: Part<'a>,
     /// A document with any mistake is refused with its whole set, so readers may go on with whatever they have.
@@ -59,7 +59,10 @@ impl<'a> Reader<'a> {
         match serde_saphyr::from_str_with_options(self.part.text, options()) {
             Ok(document) => Some(document),
             Err(error) => {
-                let problem = Problem::Yaml(YamlProblem::from(&error));
+                let line = error.location().and_then(|place| {
+                    self.part.text.lines().nth(usize::try_from(place.line()).ok()?.checked_sub(1)?)
+                });
+                let problem = Problem::Yaml(YamlProblem::new(&error, line.unwrap_or_default()));
                 match error.location() {
                     Some(location) => self.refuse(location, problem),
                     None => self.refuse_line(self.part.lines_before + 1, 0, problem),

@@ -107,9 +107,14 @@ fn answered(packet: &Packet<'_>, bench: &Bench, cookie: u64, record: &mut Connec
     if case.tcp().resets() {
         return PASS;
     }
-    // Two openers who meet have no listener to judge them, and anything else is no answer.
-    if !case.tcp().answers() {
+    // Two openers who meet have no listener to judge them.
+    if case.tcp().opens() {
         return DROP;
+    }
+    // A segment without SYN opens nothing: TCP answers a stale one with a reset, which clears what is left of an older
+    // connection at the other end. Without it this socket would wait for that to be forgotten, a minute.
+    if !case.tcp().answers() {
+        return PASS;
     }
     let answered = record.flags & Connection::ANSWERED != 0;
     if !answered {

@@ -11,8 +11,12 @@ mod install;
 mod plan;
 
 use std::path::PathBuf;
+use std::process::Command;
+
+use anyhow::Context as _;
 
 use crate::place::Place;
+use crate::process::answer;
 use facts::Facts;
 use plan::{Plan, Step};
 
@@ -75,6 +79,13 @@ pub(crate) fn ensure(place: &Place) -> anyhow::Result<Toolchain> {
     let facts = Facts::gather(place);
     let plan = plan::plan(&facts);
     install::until_ready(place, facts, plan)
+}
+
+/// The host's target name, as rustc says it.
+pub(crate) fn host() -> anyhow::Result<String> {
+    let text = answer(Command::new("rustc").arg("-vV")).context("ask rustc for its host")?;
+    let host = text.lines().find_map(|line| line.strip_prefix("host: ")).context("rustc names no host")?;
+    Ok(host.to_owned())
 }
 
 fn explain(facts: &Facts, plan: &Plan) {

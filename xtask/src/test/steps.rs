@@ -10,7 +10,7 @@ use super::counts::{self, Counts};
 use super::{Outcome, Step, guards};
 use crate::place::{Place, is_program, on_path};
 use crate::process::{is_root, step};
-use crate::{demo, ebpf, kernels, tidy};
+use crate::{demo, ebpf, fuzz, kernels, setup, tidy};
 
 /// The version of cargo-deny that is installed when none is there.
 const CARGO_DENY: &str = "0.20.2";
@@ -27,6 +27,7 @@ pub(super) const ALL: &[Step] = &[
     Step { name: "host tests", root: false, run: host_tests },
     Step { name: "guards", root: false, run: guards::run },
     Step { name: "documentation tests", root: false, run: documentation_tests },
+    Step { name: "fuzz", root: false, run: fuzz },
     Step { name: "system tests", root: true, run: system_tests },
     Step { name: "kernels", root: false, run: |place| done(kernels::run(place, &kernels::Options::built())) },
     Step { name: "demo", root: true, run: |place| done(demo::run(place, &demo::Options::built())) },
@@ -131,6 +132,10 @@ fn documentation_tests(place: &Place) -> anyhow::Result<Outcome> {
     counted(place, "doc-tests", result)
 }
 
+fn fuzz(place: &Place) -> anyhow::Result<Outcome> {
+    fuzz::for_a_minute(place).map(|passed| Outcome::Ran(Counts { passed, failed: 0 }))
+}
+
 /// One after the other: they measure times, and there may be two processors only.
 fn system_tests(place: &Place) -> anyhow::Result<Outcome> {
     tests(place, "system-tests", "system tests", &["--package", "waxseal-tests"], true)
@@ -164,7 +169,7 @@ fn tests(place: &Place, log: &str, what: &str, packages: &[&str], serial: bool) 
     };
     if serial && !is_root() {
         // Cargo starts the test programs through this, so that only they are root and not the compiler.
-        let runner = format!("CARGO_TARGET_{}_RUNNER", host()?.to_uppercase().replace('-', "_"));
+        let runner = format!("CARGO_TARGET_{}_RUNNER", setup::host()?.to_uppercase().replace('-', "_"));
         command.env(runner, "sudo -E --preserve-env=PATH");
     }
     let result = step(place, log, what, &mut command);
@@ -185,11 +190,4 @@ fn counted(place: &Place, log: &str, result: anyhow::Result<()>) -> anyhow::Resu
         }
         Ok(()) => Ok(Outcome::Tests(counts, counts::remarkable(&text))),
     }
-}
-
-/// The host's target name, as rustc says it.
-fn host() -> anyhow::Result<String> {
-    let text = crate::process::answer(Command::new("rustc").arg("-vV")).context("ask rustc for its host")?;
-    let host = text.lines().find_map(|line| line.strip_prefix("host: ")).context("rustc names no host")?;
-    Ok(host.to_owned())
 }

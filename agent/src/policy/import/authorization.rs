@@ -42,12 +42,28 @@ pub(super) struct Draft<'a> {
     namespace: &'a str,
     /// Conditions about requests that were met, for one warning.
     pub(super) requests: Vec<String>,
+    /// Whether the rule asks for an address of the destination.
+    pub(super) own_address: bool,
 }
 
 impl Draft<'_> {
     /// Whether a condition that is left out makes the rule match less: such a rule is left out whole instead.
     fn allows(&self) -> bool {
         self.purpose == Purpose::Allow
+    }
+
+    /// Which conditions are not asked for, and why; `None` when there are none.
+    fn not_honoured(&self) -> Option<String> {
+        let requests = (!self.requests.is_empty())
+            .then(|| format!("{} would have to be read from requests", self.requests.join(", ")));
+        let own = self.own_address.then(|| {
+            "when destination.ip asks for an address of the workload's own, which is not told apart"
+                .to_owned()
+        });
+        match (requests, own) {
+            (Some(requests), Some(own)) => Some(format!("{requests}; {own}")),
+            (requests, own) => requests.or(own),
+        }
     }
 
     /// The namespace of the document.
@@ -143,20 +159,17 @@ impl Reader<'_> {
         let rules = self.list(node)?;
         let mut found = Vec::new();
         for (index, node) in rules.iter().enumerate() {
-            let mut draft = Draft { purpose, namespace, requests: Vec::new() };
+            let mut draft = Draft { purpose, namespace, requests: Vec::new(), own_address: false };
             let rule = self.authorization_rule(node, index, &mut draft);
-            let fields = draft.requests.join(", ");
-            if fields.is_empty() {
+            let Some(why) = draft.not_honoured() else {
                 found.extend(rule);
-            } else if draft.allows() {
-                let text = format!(
-                    "rules[{index}] is left out, which allows less: {fields} would have to be read from requests"
-                );
+                continue;
+            };
+            if draft.allows() {
+                let text = format!("rules[{index}] is left out, which allows less: {why}");
                 self.warn(node.place, "request-conditions", text);
             } else {
-                let text = format!(
-                    "rules[{index}] matches more than it says: {fields} would have to be read from requests"
-                );
+                let text = format!("rules[{index}] matches more than it says: {why}");
                 self.warn(node.place, "request-conditions", text);
                 found.extend(rule);
             }

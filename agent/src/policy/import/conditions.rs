@@ -51,11 +51,11 @@ impl Reader<'_> {
             let about_request = REQUEST
                 .iter()
                 .any(|known| key == *known || known.ends_with(['[', '.']) && key.starts_with(known));
-            // The destination's own address is nothing that tables are asked about.
-            if about_request || key == "destination.ip" {
-                if key == "destination.ip" {
-                    self.destination_addresses(&object)?;
-                }
+            if key == "destination.ip" {
+                // Nothing that tables are asked about.
+                self.destination_addresses(&object)?;
+                draft.own_address = true;
+            } else if about_request {
                 draft.requests.push(format!("when {}", escape(key)));
             } else if CONNECTION.contains(&key) {
                 self.condition(key, &object, draft, &mut when)?;

@@ -7,6 +7,7 @@ use crate::cidr::Cidr;
 use crate::escape::escape;
 use crate::policy::error::Problem;
 use crate::policy::nearest::nearest;
+use crate::policy::ports::PortsError;
 use crate::policy::reader::Reader;
 use crate::policy::set::AddressRange;
 
@@ -136,7 +137,7 @@ impl Reader<'_> {
         };
         match number {
             Some(number) => Some(Ok(number)),
-            None => self.refuse(node.place, Problem::Port),
+            None => self.refuse(node.place, no_port(node)),
         }
     }
 
@@ -144,7 +145,7 @@ impl Reader<'_> {
     pub(crate) fn port_number(&mut self, node: &Node) -> Option<u16> {
         match self.port(node)? {
             Ok(number) if number > 0 => Some(number),
-            _ => self.refuse(node.place, Problem::Port),
+            _ => self.refuse(node.place, no_port(node)),
         }
     }
 
@@ -171,5 +172,14 @@ impl Reader<'_> {
             }
         }
         Some(range)
+    }
+}
+
+/// What is written where a port should be, as far as it can be named.
+pub(super) fn no_port(node: &Node) -> Problem {
+    match &node.value {
+        Value::Text(text) => PortsError::Number(text.clone()).into(),
+        Value::Number(Some(number)) => PortsError::Number(number.to_string()).into(),
+        _ => Problem::Port,
     }
 }

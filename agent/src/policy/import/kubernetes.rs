@@ -1,6 +1,6 @@
 //! Kubernetes' `NetworkPolicy`. Peers that select pods are known by their identity instead of their address.
 
-use super::foreign::Object;
+use super::foreign::{Object, no_port};
 use super::labels::Requirement;
 use super::metadata::{Metadata, Opened};
 use super::node::{Node, Value};
@@ -214,7 +214,7 @@ impl Reader<'_> {
         let low = match self.port(port)? {
             Ok(low) if low > 0 && matches!(port.value, Value::Number(_)) => low,
             Ok(low) if low > 0 => return self.refuse(port.place, Problem::QuotedPort),
-            Ok(_) => return self.refuse(port.place, Problem::Port),
+            Ok(_) => return self.refuse(port.place, no_port(port)),
             Err(name) => {
                 if let Some(node) = object.get("endPort") {
                     return self.refuse(node.place, Problem::EndPort);

@@ -6,6 +6,7 @@ use super::metadata::{Metadata, Opened};
 use super::node::{Node, Value};
 use super::strict::{Mutual, PeerAuthentication};
 use crate::policy::error::Problem;
+use crate::policy::ports::PortsError;
 use crate::policy::reader::Reader;
 use crate::workload::Labels;
 
@@ -62,7 +63,7 @@ impl Reader<'_> {
         for (key, value) in self.entries(node)? {
             let number = key.value.parse::<u16>().ok().filter(|number| *number > 0);
             let Some(number) = number.filter(|number| number.to_string() == key.value) else {
-                return self.refuse(key.referenced, Problem::Port);
+                return self.refuse(key.referenced, PortsError::Number(key.value.clone()).into());
             };
             ports.insert(number, self.mutual(value)?);
         }

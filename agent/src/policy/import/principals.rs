@@ -59,7 +59,7 @@ impl Reader<'_> {
                 Ok(id) => Some(Test::Identity(IdentityPattern::Exact(id))),
                 Err(source) => {
                     let text = escape(text).into_owned();
-                    self.refuse(place, Problem::Principal { text, source: source.into() })
+                    self.refuse(place, Problem::ServiceAccount { text, source })
                 }
             }
         };

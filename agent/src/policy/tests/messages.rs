@@ -83,6 +83,7 @@ fn of_every_document() -> Vec<String> {
         "apiVersion: cilium.io/v2",
         "apiVersion: cilium.io/v2\nkind: CiliumNetworkPolicies",
         "apiVersion: security.istio.io/v1\nkind: RequestAuthentication",
+        "apiVersion: v1\nkind: NetworkPolicy",
         "apiVersion: apps/v1\nkind: Deployment",
         "apiVersion: v1\nkind: List\nitems: {}",
         "apiVersion: v1\nkind: List\nitems:\n  - &a\n    apiVersion: v1\n  - 7",
@@ -92,6 +93,9 @@ fn of_every_document() -> Vec<String> {
         "a: [",
         "a: 1\na: 2",
         "<<: { a: b }",
+        "{{- if .Values.mesh }}\na: b\n{{- end }}",
+        "a:\n\tb: c",
+        "a: *",
         "a: !!binary x\n--- x",
     ]
     .map(str::to_owned)
@@ -111,6 +115,7 @@ fn of_native_documents() -> Vec<String> {
         native("{ selector: { '': x } }"),
         native("{ selector: [ x ] }"),
         native("{ selector: { app: } }"),
+        native("{ selector: { matchLabels: { app: x } } }"),
         native("{}").replace("name: p", "name: a/b"),
         native("{}").replace("spec: {}", ""),
         format!("{}---\n{}", native("{}"), native("{ ingress: [] }")),
@@ -208,6 +213,10 @@ fn of_istio() -> Vec<String> {
         ),
         istio(
             "{ action: DENY, rules: [ { to: [ { operation: { hosts: [ x ] } } ], when: [ { key: 'request.headers[a]', values: [ b ] } ] } ] }",
+        ),
+        istio("{ rules: [ { when: [ { key: destination.ip, values: [ 10.0.0.1 ] } ] } ] }"),
+        istio(
+            "{ action: DENY, rules: [ { to: [ { operation: { paths: [ /a ] } } ], when: [ { key: destination.ip, values: [ 10.0.0.1 ] } ] } ] }",
         ),
         istio("{ rules: [ { when: [ { key: source.principal, notValues: [ a.org/x ] } ] } ] }"),
         peer("young", "{}") + &peer("old", "{ mtls: { mode: STRICT } }"),

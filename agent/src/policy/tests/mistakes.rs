@@ -97,7 +97,8 @@ fn nothing_that_is_written_is_ignored() {
 
 #[test]
 fn a_key_without_a_value_is_neither_absent_nor_empty() {
-    let list = "expected a list; for one that matches nothing write `[]`, for none leave the key out";
+    let list =
+        "expected a list, as `[ a, b ]`; for one that matches nothing write `[]`, for none leave the key out";
     for spec in [
         "spec: { ingress: }",
         "spec: { ingress: null }",
@@ -289,10 +290,10 @@ fn a_workload_that_claims_everything_or_nothing_is_refused() {
         ("{ selector: { executable: bin/a } }", "an executable is an absolute path or `sha256:`"),
         ("{ selector: { executable: 'sha256:12' } }", "an executable is an absolute path or `sha256:`"),
         ("{ selector: { executable: /a/../b } }", "an executable is an absolute path or `sha256:`"),
-        ("{ selector: { uid: -1 } }", "u32"),
-        ("{ selector: { uid: 4294967296 } }", "u32"),
-        ("{ selector: { uid: root } }", "u32"),
-        ("{ selector: { uid: } }", "u32"),
+        ("{ selector: { uid: -1 } }", "expected a user's number"),
+        ("{ selector: { uid: 4294967296 } }", "expected a user's number"),
+        ("{ selector: { uid: root } }", "expected a user's number"),
+        ("{ selector: { uid: } }", "expected a user's number"),
         ("{ selector: { systemdUnit: '' } }", "the pattern is empty"),
         ("{ selector: { uid: 1 }, spiffeId: 'spiffe://a.org/%2e' }", "cannot be in a SPIFFE ID path"),
     ] {
