@@ -58,6 +58,8 @@ pub enum GlobError {
 pub struct Glob {
     text: String,
     segments: Vec<Segment>,
+    /// How many bytes of the text stand before the first wildcard. Whatever matches begins with them.
+    plain: usize,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -124,6 +126,15 @@ impl Glob {
     /// Whether the whole of `text` fits the pattern. The time is bounded by the product of the two lengths and the
     /// length of a segment.
     pub fn matches(&self, text: &str) -> bool {
+        // Thousands of patterns meet thousands of cgroups, and nearly all differ in their plain part.
+        let (plain, wild) = self.text.split_at(self.plain);
+        if wild.is_empty() {
+            return text == plain;
+        }
+        text.starts_with(plain) && self.walk(text)
+    }
+
+    fn walk(&self, text: &str) -> bool {
         // Only the latest `**` can need another try: whatever an earlier one could still take, it can take too.
         let mut segments = self.segments.as_slice();
         let mut rest = Some(text);
@@ -235,7 +246,8 @@ impl FromStr for Glob {
             segments.push(segment(part).ok_or(GlobError::DoubleStar { at })?);
             at += part.len() + 1;
         }
-        Ok(Self { text: text.to_owned(), segments })
+        let plain = text.find(['*', '?']).unwrap_or(text.len());
+        Ok(Self { text: text.to_owned(), segments, plain })
     }
 }
 

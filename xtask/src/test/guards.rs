@@ -134,7 +134,7 @@ mod tests {
     fn more_and_less_work_is_found_and_noise_is_not() {
         let golden = format!("{HEAD}decide 1000\nseal 20\n");
         assert_eq!((expected(&golden, "decide"), expected(&golden, "dec")), (Some(1000), None));
-        for (found, wrong) in [(1000, false), (1149, false), (1151, true), (851, false), (849, true)] {
+        for (found, wrong) in [(1000, false), (1100, false), (1101, true), (900, false), (899, true)] {
             assert_eq!(judge(found, 1000).is_some(), wrong, "{found}");
         }
     }
