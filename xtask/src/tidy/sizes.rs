@@ -3,7 +3,7 @@
 use super::{File, Finding};
 
 /// The most lines of a document.
-const DOCUMENTS: &[(&str, usize)] = &[("README.md", 120), ("ARCHITECTURE.md", 150)];
+const DOCUMENTS: &[(&str, usize)] = &[("README.md", 120), ("ARCHITECTURE.md", 160)];
 /// The most lines of a source file, its tests at the end not counted.
 const SOURCE: usize = 400;
 /// The most lines of a file of tests.
