@@ -2,6 +2,7 @@
 
 use std::ffi::CString;
 use std::io;
+use std::ops::Range;
 use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
@@ -127,13 +128,44 @@ pub(super) fn run(program: BorrowedFd<'_>, packet: &[u8]) -> io::Result<u32> {
     if done < 0 { Err(io::Error::last_os_error()) } else { Ok(run.answer) }
 }
 
-/// Gives memory back that starting up has used and nothing needs any more: the kernel's types, read twice.
+/// Gives memory back that starting up has used and nothing needs any more: the kernel's types, read twice, and the pages
+/// of the program itself that only starting up has read. Those that are still needed come back from the file by themselves.
 pub(super) fn trim_memory() {
+    let maps = std::fs::read_to_string("/proc/self/smaps").unwrap_or_default();
+    for place in [trim_memory as *const () as usize, super::object::OBJECT.as_ptr() as usize] {
+        if let Some(mapping) = unwritten(&maps, place) {
+            // SAFETY: the mapping is of a file, nobody may write to it and nobody has: its pages are the file's, and are read
+            // from there again when somebody needs them.
+            unsafe { libc::madvise(mapping.start as *mut _, mapping.len(), libc::MADV_DONTNEED) };
+        }
+    }
+    trim_heap();
+}
+
+/// Gives free memory of the allocator back to the kernel.
+pub(super) fn trim_heap() {
     // SAFETY: takes a number and touches only the allocator's own free memory.
     #[cfg(target_env = "gnu")]
     unsafe {
         libc::malloc_trim(0)
     };
+}
+
+/// The addresses of the mapping that holds `place`, when it is of a file that nobody has written to: the loader itself
+/// writes to some before it takes the right away, and then their pages are not the file's.
+fn unwritten(maps: &str, place: usize) -> Option<Range<usize>> {
+    let mut lines = maps.lines();
+    let range = lines.find_map(|line| {
+        let mut fields = line.split_ascii_whitespace();
+        let (start, end) = fields.next()?.split_once('-')?;
+        let number = |text| usize::from_str_radix(text, 16).ok();
+        let range = number(start)?..number(end)?;
+        let kind = fields.next()?;
+        let file = fields.nth(3).is_some_and(|path| path.starts_with('/'));
+        (range.contains(&place) && matches!(kind, "r--p" | "r-xp") && file).then_some(range)
+    })?;
+    let own = lines.find_map(|line| line.strip_prefix("Anonymous:"))?;
+    (own.trim() == "0 kB").then_some(range)
 }
 
 fn number(fd: BorrowedFd<'_>) -> u32 {
@@ -151,4 +183,40 @@ fn call(command: i32, attributes: &(impl IntoBytes + Immutable)) -> io::Result<i
     // SAFETY: the kernel reads `bytes.len()` bytes from a live buffer; what pointers in it point to outlives the call.
     let answer = unsafe { libc::syscall(libc::SYS_bpf, command, bytes.as_ptr(), bytes.len()) };
     if answer < 0 { Err(io::Error::last_os_error()) } else { Ok(answer as i32) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_pages_that_are_the_files_are_let_go() {
+        let maps = "\
+1000-2000 r--p 00000000 fe:00 1 /bin/waxseal
+Rss: 4 kB
+Anonymous:             0 kB
+2000-3000 r-xp 00001000 fe:00 1 /bin/waxseal
+Anonymous:             0 kB
+3000-4000 r--p 00002000 fe:00 1 /bin/waxseal
+Anonymous:             4 kB
+4000-5000 rw-p 00003000 fe:00 1 /bin/waxseal
+Anonymous:             0 kB
+5000-6000 r--p 00000000 00:00 0
+Anonymous:             0 kB
+6000-7000 r-xp 00000000 00:00 0 [vdso]
+Anonymous:             0 kB
+";
+        for (place, range) in [
+            (0x1000, Some(0x1000..0x2000)),
+            (0x2fff, Some(0x2000..0x3000)),
+            (0x3000, None),
+            (0x4000, None),
+            (0x5000, None),
+            (0x6000, None),
+            (0x7000, None),
+        ] {
+            assert_eq!(unwritten(maps, place), range, "{place:x}");
+        }
+        trim_memory();
+    }
 }

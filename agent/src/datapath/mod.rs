@@ -113,6 +113,11 @@ pub fn trim_memory() {
     bpf::trim_memory();
 }
 
+/// Gives memory back that working something out has needed: compiling policies takes several times what is kept.
+pub fn trim_heap() {
+    bpf::trim_heap();
+}
+
 /// Removes every pin of this instance, and with them every program: nothing is judged any more. Returns how many pins
 /// there were.
 pub fn uninstall(config: &Config) -> Result<usize, Error> {

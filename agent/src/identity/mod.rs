@@ -4,7 +4,7 @@
 //! given back goes to nobody else for [`QUARANTINE`]. Never guesses: a file that cannot be read whole is an error, not a
 //! new beginning.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -110,26 +110,49 @@ impl Registry {
 
     /// The number of an attested workload: the one that its SPIFFE ID and labels have or had, else a free one.
     pub fn assign(&mut self, attested: &Attested) -> Result<IdentityInfo, Error> {
-        let workload = attested.workload();
-        let known = self.state.identities.iter().position(|entry| entry.is_of(workload));
-        if let Some(entry) = known.and_then(|index| self.state.identities.get(index)) {
-            let mut taken = entry.clone();
-            taken.take_up(workload)?;
-            if taken == *entry {
-                return Ok(entry.info());
-            }
-        }
         let mut state = self.state.clone();
-        let index = match known {
-            Some(index) => {
-                state.identities[index].take_up(workload)?;
-                index
-            }
-            None => self.add(&mut state, |number| Entry::new(number, workload))?,
-        };
+        let workload = attested.workload();
+        let known = state.identities.iter().position(|entry| entry.is_of(workload));
+        let index = self.give(&mut state, known, workload)?;
         let info = state.identities[index].info();
         self.keep(state)?;
         Ok(info)
+    }
+
+    /// The same for many, in their order and with one write for all: a node that starts has thousands at once.
+    pub fn assign_all(&mut self, attested: &[&Attested]) -> Vec<Result<IdentityInfo, Error>> {
+        let mut state = self.state.clone();
+        let key = |workload: &Workload| (workload.spiffe_id.clone(), workload.labels.clone());
+        let entries = state.identities.iter().zip(0..);
+        let mut places: HashMap<_, usize> =
+            entries.map(|(entry, at)| ((entry.spiffe_id.clone(), entry.labels.clone()), at)).collect();
+        let mut given = Vec::with_capacity(attested.len());
+        for attested in attested {
+            let workload = attested.workload();
+            // A number that was taken from somebody else in this very turn is at another's place.
+            let known = places.get(&key(workload)).copied();
+            let known = known.filter(|index| state.identities[*index].is_of(workload));
+            given.push(self.give(&mut state, known, workload).map(|index| {
+                places.insert(key(workload), index);
+                state.identities[index].info()
+            }));
+        }
+        match self.keep(state) {
+            Ok(()) => given,
+            // Whoever is known already has a number all the same.
+            Err(_) => attested.iter().map(|attested| self.assign(attested)).collect(),
+        }
+    }
+
+    /// Gives a number in a state to come: the one at `known`, or a free one. Leaves the state as it was on an error.
+    fn give(&self, state: &mut State, known: Option<usize>, workload: &Workload) -> Result<usize, Error> {
+        let Some(index) = known else {
+            return self.add(state, |number| Entry::new(number, workload));
+        };
+        let mut taken = state.identities[index].clone();
+        taken.take_up(workload)?;
+        state.identities[index] = taken;
+        Ok(index)
     }
 
     /// Takes a number back: nobody has this identity any more. The same identity gets it again, anybody else only after
@@ -163,10 +186,14 @@ impl Registry {
     /// keeps its number. Call it when the documents have changed, before assigning.
     pub fn refresh(&mut self, workloads: &[Workload]) -> Result<(), Error> {
         let mut state = self.state.clone();
+        let mut documents: HashMap<_, Vec<&Workload>> = HashMap::new();
+        for workload in workloads {
+            documents.entry((&workload.spiffe_id, &workload.labels)).or_default().push(workload);
+        }
         for entry in &mut state.identities {
-            let mut documents = workloads.iter().filter(|workload| entry.is_of(workload));
-            let named = documents.clone().find(|workload| entry.is_named(workload));
-            if let Some(workload) = named.or_else(|| documents.next()) {
+            let Some(about) = documents.get(&(&entry.spiffe_id, &entry.labels)) else { continue };
+            let named = about.iter().find(|workload| entry.is_named(workload));
+            if let Some(workload) = named.or_else(|| about.first()) {
                 entry.describe(workload);
             }
         }

@@ -296,3 +296,37 @@ fn a_document_of_this_node_gives_a_remote_workload_its_name() {
     let again = registry.assign_remote(&local.spiffe_id, &local.labels, &own).unwrap();
     assert_eq!(again, named, "a proof takes nothing away from a document");
 }
+
+#[test]
+fn many_at_once_are_given_what_each_would_be_given_alone() {
+    let directory = tempfile::tempdir().unwrap();
+    let clock = Hand::default();
+    let mut registry = clock.open(directory.path()).unwrap();
+    assert_eq!(assign(&mut registry, "b"), 256);
+    registry.numbers = 3;
+    let mut stricter = workload("a");
+    (stricter.name, stricter.mode) = ("other".into(), Some(Mode::Enforce));
+    let asked = [workload("a"), workload("b"), stricter, workload("a"), workload("c"), workload("d")];
+    let proofs = asked.each_ref().map(proof);
+    let given = registry.assign_all(&proofs.each_ref());
+    let told: Vec<_> = given
+        .iter()
+        .map(|given| match given {
+            Ok(info) => format!("{} {}", info.id.0, info.name),
+            Err(error) => error.to_string().chars().take(16).collect(),
+        })
+        .collect();
+    assert_eq!(told, ["257 a", "256 b", "shop/other (/p/a", "257 a", "258 c", "all 65536 identi"]);
+    assert_eq!(registry.all().len(), 3);
+    drop(registry);
+    assert_eq!(clock.open(directory.path()).unwrap().all().len(), 3, "they are in the file");
+
+    // What cannot be written is not given out; whoever is known is not touched by it.
+    let mut registry = clock.open(directory.path()).unwrap();
+    fs::remove_dir_all(directory.path()).unwrap();
+    fs::write(directory.path(), "").unwrap();
+    let given = registry.assign_all(&[&proof(&workload("b")), &proof(&workload("e"))]);
+    assert!(matches!(&given[..], [Ok(_), Err(Error::Write { .. })]), "{given:?}");
+    fs::remove_file(directory.path()).unwrap();
+    fs::create_dir(directory.path()).unwrap();
+}

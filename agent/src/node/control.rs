@@ -28,7 +28,7 @@ use crate::api::{Command, Hub, PolicyFailure, PolicyReport};
 use crate::attest::{Decision, Owner, ProcFacts};
 use crate::cgroup::{Cgroup, Tree};
 use crate::config::Config;
-use crate::datapath::{Border, Kernel, monotonic};
+use crate::datapath::{self, Border, Kernel, monotonic};
 use crate::flows::Time;
 use crate::identity::Registry;
 use crate::policy::{Compiled, Compiler, Library, Ownership, PolicySet};
@@ -111,6 +111,8 @@ pub(super) struct Control {
     pub(super) told: super::metrics::Told,
     /// A process has entered a workload, perhaps with a namespace that nobody has looked into.
     pub(super) look_soon: bool,
+    /// Something was worked out, and the memory for it may be given back.
+    pub(super) untidy: bool,
     /// Something happened in the tree that an event could not tell.
     pub(super) scan_soon: bool,
 }
@@ -149,6 +151,7 @@ impl Control {
             cgroups_lost: 0,
             told: super::metrics::Told::default(),
             look_soon: false,
+            untidy: false,
             scan_soon: false,
             config,
             tree,
@@ -308,6 +311,9 @@ impl Control {
     }
 
     fn age(&mut self) {
+        if std::mem::take(&mut self.untidy) {
+            datapath::trim_heap();
+        }
         let now = monotonic();
         match self.kernel.age(now, self.config.udp_idle, HALF_OPEN) {
             Ok(flows) => self.shared.ends.tell(&flows, now, &self.shared.hub),

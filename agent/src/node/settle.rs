@@ -15,7 +15,7 @@ use crate::attest::{Attested, Decision, Owner, assign_tree, attest, managed_slic
 use crate::cidr::Cidr;
 use crate::datapath::{CAPACITY, NamePattern};
 use crate::policy::{self, Compiled, NodeDefaults, PolicySet};
-use crate::workload::Workload;
+use crate::workload::{IdentityInfo, Workload};
 use crate::{datapath, identity};
 
 /// Why nothing was changed.
@@ -53,6 +53,26 @@ struct Settled {
 fn is_within(path: &str, slice: &str) -> bool {
     path.strip_prefix(slice.trim_end_matches('/'))
         .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
+/// The number of a workload; nobody's when it cannot be given out, and then this one workload gets nothing.
+fn number(
+    given: Option<Result<IdentityInfo, identity::Error>>,
+    attested: &Attested,
+    used: &mut BTreeSet<IdentityId>,
+) -> IdentityId {
+    match given {
+        Some(Ok(info)) => {
+            used.insert(info.id);
+            info.id
+        }
+        Some(Err(error)) => {
+            let path = crate::escape::escape(attested.path()).into_owned();
+            tracing::error!(%error, path, "a workload gets nothing because it cannot have a number");
+            IdentityId::UNKNOWN
+        }
+        None => IdentityId::UNKNOWN,
+    }
 }
 
 /// How the directories of service units and containers are called that some document may mean.
@@ -135,6 +155,7 @@ impl Control {
             self.put_into_force(wanted)?;
         }
         self.owners = settled.owners;
+        self.untidy = true;
         self.publish();
         self.shared.tally.learn_open(self.open_sides());
         Ok(())
@@ -173,10 +194,17 @@ impl Control {
         let cgroups: Vec<_> = self.cgroups.values().cloned().collect();
         let mut settled =
             Settled { owners: BTreeMap::new(), endpoints: BTreeMap::new(), used: BTreeSet::new() };
-        for (id, owner) in assign_tree(&cgroups, decisions) {
+        let owners = assign_tree(&cgroups, decisions);
+        let workloads = owners.iter().filter_map(|(_, owner)| match owner {
+            Owner::Workload(attested) => Some(attested),
+            _ => None,
+        });
+        let attested: Vec<&Attested> = workloads.collect();
+        let mut numbers = self.registry.assign_all(&attested).into_iter();
+        for (id, owner) in owners {
             let path = self.cgroups.get(&id).map_or_else(String::new, |cgroup| cgroup.path.clone());
             let identity = match &owner {
-                Owner::Workload(attested) => self.number(attested, &mut settled.used),
+                Owner::Workload(attested) => number(numbers.next(), attested, &mut settled.used),
                 Owner::Host => IdentityId::HOST,
                 // Below a slice that the configuration calls managed, nobody is left alone.
                 Owner::Unmanaged if self.is_strictly_managed(&path) => IdentityId::UNKNOWN,
@@ -189,21 +217,6 @@ impl Control {
             settled.owners.insert(id, owner);
         }
         settled
-    }
-
-    /// The number of a workload; nobody's when it cannot be given out, and then this one workload gets nothing.
-    fn number(&mut self, attested: &Attested, used: &mut BTreeSet<IdentityId>) -> IdentityId {
-        match self.registry.assign(attested) {
-            Ok(info) => {
-                used.insert(info.id);
-                info.id
-            }
-            Err(error) => {
-                let path = crate::escape::escape(attested.path()).into_owned();
-                tracing::error!(%error, path, "a workload gets nothing because it cannot have a number");
-                IdentityId::UNKNOWN
-            }
-        }
     }
 
     fn is_strictly_managed(&self, path: &str) -> bool {
