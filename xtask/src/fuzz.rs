@@ -58,7 +58,7 @@ pub(crate) fn run(place: &Place, options: &Options) -> anyhow::Result<()> {
     }
     let wanted = if options.targets.is_empty() { &all } else { &options.targets };
     let fuzzer = build(place)?;
-    work(place, &fuzzer, wanted, options.seconds).map(drop)
+    work(place, &fuzzer, wanted, options.seconds, None).map(drop)
 }
 
 /// Works all targets for a minute in total: as many at a time as there are processors. Returns how many they were.
@@ -67,7 +67,8 @@ pub(crate) fn for_a_minute(place: &Place) -> anyhow::Result<u64> {
     let rounds = all.len().div_ceil(at_once());
     let seconds = 60u64.div_ceil(rounds as u64);
     let fuzzer = build(place)?;
-    work(place, &fuzzer, &all, seconds)
+    // The same inputs each time, so that a change is judged by itself; `cargo xtask fuzz` and `nightly` look for new ones.
+    work(place, &fuzzer, &all, seconds, Some(1))
 }
 
 fn at_once() -> usize {
@@ -118,12 +119,18 @@ fn build(place: &Place) -> anyhow::Result<PathBuf> {
     Ok(directory(place).join(host).join("fuzz/waxseal-fuzz"))
 }
 
-fn work(place: &Place, fuzzer: &Path, targets: &[String], seconds: u64) -> anyhow::Result<u64> {
+fn work(
+    place: &Place,
+    fuzzer: &Path,
+    targets: &[String],
+    seconds: u64,
+    seed: Option<u32>,
+) -> anyhow::Result<u64> {
     let mut failed = Vec::new();
     for some in targets.chunks(at_once()) {
         let running: Vec<(&String, Child)> = some
             .iter()
-            .map(|target| Ok((target, start(place, fuzzer, target, seconds)?)))
+            .map(|target| Ok((target, start(place, fuzzer, target, seconds, seed)?)))
             .collect::<anyhow::Result<_>>()?;
         for (target, mut child) in running {
             let status = child.wait().context("wait for a fuzzer")?;
@@ -149,7 +156,13 @@ fn work(place: &Place, fuzzer: &Path, targets: &[String], seconds: u64) -> anyho
     )
 }
 
-fn start(place: &Place, fuzzer: &Path, target: &str, seconds: u64) -> anyhow::Result<Child> {
+fn start(
+    place: &Place,
+    fuzzer: &Path,
+    target: &str,
+    seconds: u64,
+    seed: Option<u32>,
+) -> anyhow::Result<Child> {
     let corpus = directory(place).join("corpus").join(target);
     let found = directory(place).join("found");
     for wanted in [&corpus, &found] {
@@ -166,6 +179,9 @@ fn start(place: &Place, fuzzer: &Path, target: &str, seconds: u64) -> anyhow::Re
         .arg(format!("-max_total_time={seconds}"))
         .arg(format!("-artifact_prefix={}/{target}-", found.display()))
         .args(["-timeout=10", "-rss_limit_mb=2048", "-print_final_stats=1", "-max_len=4096", "-verbosity=1"]);
+    if let Some(seed) = seed {
+        command.arg(format!("-seed={seed}"));
+    }
     if LANGUAGES.iter().any(|(language, _)| *language == target) {
         command.arg(format!("-dict={}", place.root.join("tests/fuzz/words.dict").display()));
     }

@@ -231,9 +231,12 @@ impl fmt::Display for CaseOutcome {
         let word = if *passed { "ok" } else { "FAILED" };
         let name = name.as_ref().map(|name| format!(" {}:", crate::escape::escape(name))).unwrap_or_default();
         writeln!(f, "{word} {origin}:{name} {from} → {to}, {port}")?;
-        let by = |rule: Option<&String>| rule.map(|rule| format!(", by {rule}")).unwrap_or_default();
-        writeln!(f, "  - expected {}{}", expected.verdict, by(expected.rule.as_ref()))?;
-        writeln!(f, "  + found    {verdict}{}", by(rule.as_ref()))?;
+        // What is expected is the file's own text.
+        let by = |rule: &Option<String>| {
+            rule.as_ref().map(|rule| format!(", by {}", crate::escape::escape(rule))).unwrap_or_default()
+        };
+        writeln!(f, "  - expected {}{}", expected.verdict, by(&expected.rule))?;
+        writeln!(f, "  + found    {verdict}{}", by(rule))?;
         for line in explanation.to_string().lines().skip(1) {
             writeln!(f, "    {line}")?;
         }

@@ -222,20 +222,17 @@ pub(super) fn ingress(packet: &Packet<'_>, bench: &Bench, cookie: u64, owner: Ow
     let (direction, judged) = stricter(outward, bench.ingress(&case));
     let passes = judged.verdict.passes();
     case.netns = packet.netns();
-    let first = match flow {
-        Some(flow) => {
-            if passes && !is_counted_at_opener(flow) {
-                carry(flow, packet, &case, true);
-            }
-            flow::keep(flow, &case, bench.revision, judged)
+    let first = if let Some(flow) = flow {
+        if passes && !is_counted_at_opener(flow) {
+            carry(flow, packet, &case, true);
         }
-        None => {
-            flow::keep_unsealed(&case, bench.revision, judged);
-            if passes && let Some(flow) = maps::udp_unsealed(&case.tuple) {
-                carry(flow, packet, &case, true);
-            }
-            true
+        flow::keep(flow, &case, bench.revision, judged)
+    } else {
+        flow::keep_unsealed(&case, bench.revision, judged);
+        if passes && let Some(flow) = maps::udp_unsealed(&case.tuple) {
+            carry(flow, packet, &case, true);
         }
+        true
     };
     if passes && !first {
         return PASS;
