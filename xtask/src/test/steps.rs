@@ -155,6 +155,10 @@ fn tests(place: &Place, log: &str, what: &str, packages: &[&str], serial: bool) 
                 "final",
                 "--success-output",
                 "never",
+                // Some wait for real sockets and times on a machine that may be busy: a second chance, and the table
+                // names who took it.
+                "--retries",
+                "1",
             ],
         )
     } else {
@@ -162,8 +166,7 @@ fn tests(place: &Place, log: &str, what: &str, packages: &[&str], serial: bool) 
     };
     command.args(packages);
     match (serial, nextest) {
-        // Some of them measure times on a machine that may be busy: a second chance, and the table names who took it.
-        (true, true) => command.args(["--test-threads", "1", "--retries", "1"]),
+        (true, true) => command.args(["--test-threads", "1"]),
         (true, false) => command.args(["--", "--test-threads=1"]),
         (false, _) => &mut command,
     };

@@ -137,12 +137,13 @@ async fn a_token_lets_in_one_node_once_and_only_in_time() {
 async fn a_change_reaches_those_who_watch_within_a_second() {
     let ca = Ca::start().await;
     let (remote, trust) = ca.join("one", &["/**"]).await;
+    let mut changed = trust.changed();
     let _watch = remote.watch();
     let svid = remote.issue(&[id("/a")]).await.unwrap().pop().unwrap().unwrap();
     let peer = verify(&trust.load(), svid.chain(), Role::Client, SystemTime::now()).unwrap();
     // Another process works on the same directory.
     let elsewhere = Authority::open(ca.authority.directory(), None).unwrap();
-    let mut changed = trust.changed();
+    // The watch begins with what is published already.
     tokio::time::timeout(SOON, changed.changed()).await.unwrap().unwrap();
     let begun = Instant::now();
     elsewhere.revoke(&Target::Id(id("/a")), SystemTime::now()).unwrap();
