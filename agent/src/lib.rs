@@ -22,6 +22,7 @@ pub mod history;
 pub mod identity;
 pub mod mesh;
 pub mod metrics;
+mod nearest;
 pub mod node;
 pub mod pki;
 pub mod policy;

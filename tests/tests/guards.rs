@@ -10,9 +10,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use aya::EbpfLoader;
-use aya::programs::Program;
-use waxseal::datapath::btf;
 use waxseal::datapath::object::{HOOKS, OBJECT};
+use waxseal::datapath::{btf, verify};
 use waxseal_tests::root;
 
 /// By how much a count may differ, in per cent.
@@ -40,15 +39,8 @@ fn counts() -> BTreeMap<&'static str, u32> {
     let mut object = loader.load(OBJECT).unwrap();
     let count = |hook: &waxseal::datapath::object::Hook| {
         let program = object.program_mut(hook.name).unwrap();
-        match program {
-            Program::CgroupSkb(program) => program.load(),
-            Program::CgroupSockAddr(program) => program.load(),
-            Program::SockOps(program) => program.load(),
-            Program::RawTracePoint(program) => program.load(),
-            Program::SchedClassifier(program) => program.load(),
-            _ => panic!("{} is of a kind that is not known here", hook.name),
-        }
-        .unwrap_or_else(|error| panic!("{}: {error}", hook.name));
+        let verified = verify(program).unwrap_or_else(|| panic!("{} is of an unknown kind", hook.name));
+        verified.unwrap_or_else(|error| panic!("{}: {error}", hook.name));
         let info = program.info().unwrap();
         (hook.name, info.verified_instruction_count().unwrap_or_default())
     };

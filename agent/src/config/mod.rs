@@ -16,6 +16,7 @@ use waxseal_common::tables::Mode;
 
 use crate::cidr::Cidr;
 use crate::escape::escape;
+use crate::nearest::nearest;
 use crate::spiffe::TrustDomain;
 
 pub use layers::{FileError, Inputs, Source};
@@ -221,7 +222,7 @@ pub enum Error {
     #[error(transparent)]
     File(#[from] FileError),
     /// A key that does not exist.
-    #[error("{origin}: unknown key `{}`{}; the keys are {}", escape(key), nearest(key), key_names())]
+    #[error("{origin}: unknown key `{}`{}; the keys are {}", escape(key), hint(key), key_names())]
     UnknownKey {
         /// The key as written.
         key: String,
@@ -387,12 +388,11 @@ fn key_names() -> String {
     KEYS.map(|(key, _)| key).join(", ")
 }
 
-/// A hint for the commonest slip: another way to write the same words.
-fn nearest(written: &str) -> String {
-    let plain = |text: &str| text.to_lowercase().replace(['-', '_', '.'], "");
-    KEYS.into_iter()
-        .find(|(key, _)| plain(key) == plain(written))
-        .map_or_else(String::new, |(key, _)| format!(" (did you mean `{key}`?)"))
+/// A hint for a slip. A dash or a dot for the underscore is the commonest one.
+fn hint(written: &str) -> String {
+    let plain = written.replace(['-', '.'], "_");
+    let near = nearest(&plain, KEYS.into_iter().map(|(key, _)| key));
+    near.map_or_else(String::new, |key| format!(" (did you mean `{key}`?)"))
 }
 
 #[cfg(test)]

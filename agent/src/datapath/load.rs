@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use aya::maps::{Array, Map, MapData, RingBuf};
-use aya::programs::Program;
+use aya::programs::{Program, ProgramError};
 use aya::{Ebpf, EbpfLoader};
 use aya_log::EbpfLogger;
 
@@ -248,19 +248,23 @@ fn log_level(filter: &str) -> u8 {
     }
 }
 
-fn load_program(ebpf: &mut Ebpf, hook: Hook) -> Result<Loading, Error> {
-    let name = hook.name;
-    let failed = |source| Error::Load { name, source: Box::new(source) };
-    let program = ebpf.program_mut(name).ok_or(Error::NoProgram { name })?;
-    match program {
+/// Hands a program to the kernel's verifier. `None` when it is of a kind that we have none of.
+pub fn verify(program: &mut Program) -> Option<Result<(), ProgramError>> {
+    Some(match program {
         Program::CgroupSkb(program) => program.load(),
         Program::CgroupSockAddr(program) => program.load(),
         Program::SockOps(program) => program.load(),
         Program::RawTracePoint(program) => program.load(),
         Program::SchedClassifier(program) => program.load(),
-        _ => return Err(Error::NoProgram { name }),
-    }
-    .map_err(failed)?;
+        _ => return None,
+    })
+}
+
+fn load_program(ebpf: &mut Ebpf, hook: Hook) -> Result<Loading, Error> {
+    let name = hook.name;
+    let failed = |source| Error::Load { name, source: Box::new(source) };
+    let program = ebpf.program_mut(name).ok_or(Error::NoProgram { name })?;
+    verify(program).ok_or(Error::NoProgram { name })?.map_err(failed)?;
     let info = program.info().map_err(failed)?;
     let fd = info.fd().map_err(failed)?;
     let fd = fd.as_fd().try_clone_to_owned().map_err(|source| Error::File {

@@ -27,7 +27,7 @@ use thiserror::Error;
 
 pub use border::{Border, Covered, Reach};
 pub use kernel::{CAPACITY, Fill, Kernel, NamePattern, monotonic};
-pub use load::{Channels, Polling};
+pub use load::{Channels, Polling, verify};
 pub use refuse::Refuser;
 pub use sessions::{InUse, Refused, Sessions};
 pub use trial::send_sealed_syn;

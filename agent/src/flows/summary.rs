@@ -19,6 +19,8 @@ pub struct Summary {
     pairs: HashMap<Pair, Counts>,
     rest: Counts,
     losses: Losses,
+    /// From when to when was judged what was counted since the last table.
+    judged: Option<(Time, Time)>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
@@ -113,6 +115,10 @@ impl Summary {
             port: flow.port,
             protocol: Spoken(flow.protocol.0),
         };
+        if !matches!(flow.shown(), Shown::Close | Shown::Fail) {
+            let (first, last) = self.judged.unwrap_or((flow.time, flow.time));
+            self.judged = Some((first.min(flow.time), last.max(flow.time)));
+        }
         if self.pairs.len() >= PAIRS && !self.pairs.contains_key(&pair) {
             self.rest.add(flow);
             return;
@@ -126,8 +132,10 @@ impl Summary {
     }
 
     /// A table of the busiest pairs, at most `limit`, and begins to count rates anew. `span` is the time since the last
-    /// one.
+    /// one; flows of the past count for the time in which they came.
     pub fn table(&mut self, limit: usize, span: Duration) -> String {
+        let past = self.judged.map_or(0, |(first, last)| last.0.saturating_sub(first.0));
+        let span = span.max(Duration::from_millis(past));
         let mut out = String::new();
         let _infallible = writeln!(
             out,
@@ -177,6 +185,7 @@ impl Summary {
     fn begin(&mut self) {
         self.pairs.values_mut().for_each(|counts| counts.fresh = 0);
         self.rest.fresh = 0;
+        self.judged = None;
     }
 }
 
@@ -243,6 +252,19 @@ mod tests {
                     1        0        0       0       0.0        0 B        0 B  shop/checkout(256) → world 10.0.0.2:443/tcp
             … 3 events lost (slow reader)
         "]].assert_eq(&format!("{first}\n{second}"));
+    }
+
+    #[test]
+    fn flows_of_the_past_count_for_the_time_in_which_they_came() {
+        let mut summary = Summary::default();
+        for second in 0..=10 {
+            let mut flow = flow(&allowed());
+            flow.time = Time(1_000_000 + second * 2_000);
+            summary.add(&flow, Look::default());
+        }
+        // Read in a moment, made in twenty seconds: eleven are half a flow a second.
+        let table = summary.table(9, Duration::from_millis(1));
+        assert_eq!(table.lines().nth(1).unwrap().split_whitespace().nth(4), Some("0.5"), "{table}");
     }
 
     #[test]

@@ -206,7 +206,7 @@ impl Control {
     fn explain_flow(&self, cookie: u64) -> Result<ExplainReport, Failure> {
         let flow = self.shared.hub.flow(cookie).ok_or_else(|| {
             let text = format!(
-                "no flow {cookie} among those that the agent still keeps; `waxseal tap -o json` shows them"
+                "no flow {cookie} among those that the agent still keeps; the number is what `waxseal tap -o json` calls `cookie`"
             );
             Failure::new(FailureKind::Invalid, text)
         })?;

@@ -12,12 +12,12 @@ use super::error::{GATHERED, LoadError, LoadErrors, Problem};
 use super::import::{self, PeerAuthentication};
 use super::kinds::{self, Kind};
 use super::load::excerpt;
-use super::nearest::nearest;
 use super::reader::{Reader, shown};
 use super::schema::Head;
 use super::set::{IdentityPolicy, Mesh, Namespace, PolicySet, Silent};
 use super::stream::Part;
 use super::warning::Warning;
+use crate::nearest::nearest;
 use crate::spiffe::TrustDomain;
 use crate::workload::{Labels, Origin, Workload};
 

@@ -1,6 +1,6 @@
 //! Which documents are read, and by whom: every `apiVersion` with its kinds.
 
-use super::nearest::nearest;
+use crate::nearest::nearest;
 
 /// What reads a document.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

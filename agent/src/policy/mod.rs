@@ -29,7 +29,6 @@ mod library;
 mod lint;
 mod load;
 mod modes;
-mod nearest;
 mod pattern;
 mod people;
 mod plan;

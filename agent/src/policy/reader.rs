@@ -8,13 +8,13 @@ use waxseal_common::tables::Mode;
 
 use super::error::{GATHERED, LoadError, Problem, YamlProblem};
 use super::load::excerpt;
-use super::nearest::nearest;
 use super::schema::{Document, LabelMap, MeshSpec, Named, NamespaceSpec, Text};
 use super::set::{Mesh, MeshPeer, Namespace, Refuse};
 use super::stream::Part;
 use super::warning::Warning;
 use crate::cidr::Cidr;
 use crate::escape::escape;
+use crate::nearest::nearest;
 use crate::spiffe::TrustDomain;
 use crate::workload::{Labels, Origin};
 

@@ -22,7 +22,7 @@ fn message(error: &serde_saphyr::Error) -> String {
     use serde_saphyr::Error as Yaml;
     match error.without_snippet() {
         Yaml::SerdeUnknownField { field, expected, .. } => {
-            let near = super::nearest::nearest(field, expected.iter().copied());
+            let near = crate::nearest::nearest(field, expected.iter().copied());
             let (field, known) = (crate::escape::escape(field), expected.join(", "));
             format!("unknown key `{field}`{}; allowed here: {known}", super::error::meant(near))
         }

@@ -12,7 +12,7 @@ const LAYERS: &[&[&str]] = &[
     &["attest"],
     &["policy", "flows", "config", "cgroup", "pki"],
     &["workload", "report"],
-    &["spiffe", "escape", "cidr"],
+    &["spiffe", "escape", "cidr", "nearest"],
 ];
 
 /// Modules that stay pure, and what they must not know.

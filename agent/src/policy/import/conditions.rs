@@ -4,9 +4,9 @@ use super::authorization::Draft;
 use super::foreign::Object;
 use super::node::Node;
 use crate::escape::escape;
+use crate::nearest::nearest;
 use crate::policy::clause::Clause;
 use crate::policy::error::Problem;
-use crate::policy::nearest::nearest;
 use crate::policy::ports::Ports;
 use crate::policy::reader::Reader;
 

@@ -1,7 +1,7 @@
 //! The right spelling that was probably meant.
 
 /// The word of `known` that is most like `word`, when one is like it enough to be worth showing.
-pub(super) fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+pub(crate) fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     // A long text is no slip of a short word, and comparing it would cost.
     if word.is_empty() || word.len() > 64 {
         return None;
