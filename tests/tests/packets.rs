@@ -1,10 +1,15 @@
 //! Packets that no honest kernel would send do not open a door.
 
 use std::net::{SocketAddr, SocketAddrV4};
+use std::thread;
+use std::time::Duration;
 
+use waxseal_tests::capture::Frame;
+use waxseal_tests::middle::Port;
 use waxseal_tests::netns::{End, Netns};
 use waxseal_tests::packet::{Segment, forged_seal, fragment, fragments, frame};
 use waxseal_tests::probe::{self, Door, Handle, Listen, Probe, Protocol, Request, handle, parse};
+use waxseal_tests::root;
 use waxseal_tests::stage::{Stage, Workload, allow_ingress, policy};
 
 /// The port that only the good caller may reach.
@@ -303,4 +308,40 @@ fn data_in_a_forbidden_syn_reaches_nobody() {
             "{to}: no byte reaches accept()"
         );
     }
+}
+
+/// The other end may still hold the port of a connection that was cut: it answers a SYN with an ACK of what it knows, and
+/// only the opener's reset makes it forget. Without that a new connection would wait until it does so by itself.
+#[test]
+fn a_stale_segment_is_answered_with_a_reset_by_the_opener_and_establishes_nothing() {
+    let (here, there) = (Netns::new("here"), Netns::new("there"));
+    let (near, far) = here.wire(&there, 1);
+    // The other end is played by this test.
+    there.nft("table inet quiet { chain in { type filter hook input priority 0; tcp dport 8080 drop; }; }");
+    let (_stage, [mut caller]) = Stage::new("stale", [("shop/caller", Some(&here))]);
+    let to = SocketAddrV4::new(far.v4, GUARDED);
+    let port = Port::open(&there, "wire1");
+    let connecting = thread::spawn(move || caller.probe.connect(Protocol::Tcp, SocketAddr::V4(to)));
+    let from_caller = |frame: &Frame| frame.destination() == SocketAddr::V4(to);
+    let next = |what: &str, wanted: &dyn Fn(&Frame) -> bool| {
+        root::wait(what, Duration::from_secs(5), || {
+            let frame = Frame::read(&port.receive(Duration::from_millis(100))?)?;
+            (from_caller(&frame) && wanted(&frame)).then_some(frame)
+        })
+    };
+    let syn = next("the SYN", &Frame::opens);
+    let SocketAddr::V4(from) = syn.source() else { panic!("an address of IPv4: {}", syn.source()) };
+    let answer = |acknowledgement: u32| {
+        let ack = Segment { flags: 16, acknowledgement, sequence: 77, ..Segment::syn(to, from) };
+        port.send(&frame(near.mac, far.mac, &ack.packet()));
+    };
+    // Of the connection before, which the opener does not know.
+    let stale = syn.sequence().wrapping_sub(40_000);
+    answer(stale);
+    let reset = next("the reset", &Frame::resets);
+    assert_eq!(reset.sequence(), stale);
+    // Acknowledged as it should be, but without a SYN of its own.
+    answer(syn.sequence().wrapping_add(1));
+    let reply = connecting.join().expect("the caller lives");
+    assert_eq!(reply.errno.as_deref(), Some("TIMEOUT"), "{reply:?}");
 }
