@@ -657,6 +657,19 @@ fn roots_are_held_to_their_dates() {
 }
 
 #[test]
+fn a_chain_that_was_verified_a_moment_ago_is_not_believed_past_the_end_of_a_list() {
+    let world = World::new();
+    let chain = world.with(|_| {});
+    let now = SystemTime::now();
+    let lists = [world.root.list(&[]), world.signer.list_until(&[], now + Duration::from_secs(20))];
+    let bundles = world.bundles_with(&lists);
+    for (after, word) in [(0, None), (10, None), (30, Some("revocation-expired"))] {
+        let verdict = verify(&bundles, &chain, Role::Client, now + Duration::from_secs(after));
+        assert_eq!(verdict.as_ref().err().map(Refusal::word), word, "after {after} s: {verdict:?}");
+    }
+}
+
+#[test]
 fn revocation_is_by_lists_that_the_issuer_has_signed_and_that_are_in_date() {
     let world = World::new();
     let chain = world.with(|_| {});
