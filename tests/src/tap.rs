@@ -11,7 +11,7 @@ use serde_json::Value;
 /// What a tap has said until now.
 #[derive(Debug, Default)]
 struct Heard {
-    lines: Mutex<Vec<Value>>,
+    lines: Mutex<Vec<Flow>>,
     more: Condvar,
 }
 
@@ -65,7 +65,7 @@ impl Tap {
         thread::spawn(move || {
             for line in BufReader::new(stdout).lines().map_while(Result::ok) {
                 let value = serde_json::from_str(&line).unwrap_or(Value::String(line));
-                lock(&writer.lines).push(value);
+                lock(&writer.lines).push(Flow(value));
                 writer.more.notify_all();
             }
         });
@@ -79,20 +79,23 @@ impl Tap {
 
     /// Everything heard until now.
     pub fn all(&self) -> Vec<Flow> {
-        lock(&self.heard.lines).iter().cloned().map(Flow).collect()
+        lock(&self.heard.lines).clone()
     }
 
     /// Waits for a flow for which `wanted` holds, said before or after this call.
     pub fn expect(&self, what: &str, within: Duration, wanted: impl Fn(&Flow) -> bool) -> Flow {
         let deadline = Instant::now() + within;
         let mut lines = lock(&self.heard.lines);
+        let mut seen = 0;
         loop {
-            if let Some(flow) = lines.iter().cloned().map(Flow).find(|flow| wanted(flow)) {
-                return flow;
+            // Each is looked at once: the reader of the lines waits meanwhile.
+            if let Some(flow) = lines.iter().skip(seen).find(|flow| wanted(flow)) {
+                return flow.clone();
             }
+            seen = lines.len();
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                let said: Vec<String> = lines.iter().rev().take(12).map(ToString::to_string).collect();
+                let said: Vec<String> = lines.iter().rev().take(12).map(|flow| flow.0.to_string()).collect();
                 drop(lines);
                 panic!(
                     "no flow within {within:?}: {what}. The last that was said, newest first:\n{}",
@@ -106,7 +109,7 @@ impl Tap {
 
     /// How many flows were heard for which `wanted` holds.
     pub fn count(&self, wanted: impl Fn(&Flow) -> bool) -> usize {
-        self.all().iter().filter(|flow| wanted(flow)).count()
+        lock(&self.heard.lines).iter().filter(|flow| wanted(flow)).count()
     }
 }
 
@@ -117,6 +120,6 @@ impl Drop for Tap {
     }
 }
 
-fn lock(lines: &Mutex<Vec<Value>>) -> MutexGuard<'_, Vec<Value>> {
+fn lock(lines: &Mutex<Vec<Flow>>) -> MutexGuard<'_, Vec<Flow>> {
     lines.lock().unwrap_or_else(PoisonError::into_inner)
 }

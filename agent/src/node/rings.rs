@@ -155,7 +155,9 @@ async fn drain_flows(ring: RingBuf<MapData>, polling: Polling, desk: &Desk) -> s
             }
         }
         switch(&polling, false);
-        // Whatever came between the last look and the switch has woken nobody.
+        // Whatever came between the last look and the switch has woken nobody; nor has a program that had looked at the
+        // switch before, and tells a moment later. While that waits, the ring's own rule wakes for nothing that follows.
+        sleep(TICK).await;
         while read(ring.get_mut(), desk, |_event| {}) == TURN {
             yield_now().await;
         }
