@@ -31,16 +31,14 @@ pub(crate) fn case(case: &Case, telling: &Telling) -> u32 {
     let denial = !judged.verdict.passes();
     let reserved = if denial { maps::DENIALS.reserve(0) } else { maps::FLOWS.reserve(0) };
     let Some(mut entry) = reserved else { return lost(denial) };
-    // Seen as three zeros in a row, they would be cleared by a call, on a stack that is nearly full.
-    let nothing = core::hint::black_box(0u64);
     entry.write(FlowEvent {
         at: case.at,
         revision: *revision,
         cookie: case.cookie,
         cgroup: case.cgroup,
-        bytes_sent: nothing,
-        bytes_received: nothing,
-        duration: nothing,
+        bytes_sent: 0,
+        bytes_received: 0,
+        duration: 0,
         tuple: case.tuple,
         source: case.source,
         destination: case.destination,
@@ -59,14 +57,14 @@ pub(crate) fn case(case: &Case, telling: &Telling) -> u32 {
         seal: case.seal as u8,
         failure: case.failure,
         session: case.session,
-        packets_sent: nothing as u32,
-        packets_received: nothing as u32,
-        retransmits: nothing as u32,
-        rtt: nothing as u32,
-        error: nothing as u32,
-        last_state: nothing as u8,
-        pad: nothing as u8,
-        tail: nothing as u16,
+        packets_sent: 0,
+        packets_received: 0,
+        retransmits: 0,
+        rtt: 0,
+        error: 0,
+        last_state: 0,
+        pad: 0,
+        tail: 0,
     });
     entry.submit(wake(denial));
     1
@@ -110,8 +108,6 @@ pub(crate) fn record(record: &Connection, chapter: &Chapter, ending: Option<&End
     let Some(mut entry) = reserved else { return lost(denial) };
     let opener = record.opener == 1;
     let sealed = opener || record.peer.is_workload();
-    // As above.
-    let nothing = core::hint::black_box(0u32);
     let event = entry.write(FlowEvent {
         at: *at,
         revision: record.revision,
@@ -138,14 +134,14 @@ pub(crate) fn record(record: &Connection, chapter: &Chapter, ending: Option<&End
         seal: seal(record) as u8,
         failure: record.flags >> Connection::FAILURE_SHIFT,
         session: record.session,
-        packets_sent: nothing,
-        packets_received: nothing,
-        retransmits: nothing,
-        rtt: nothing,
-        error: nothing,
-        last_state: nothing as u8,
-        pad: nothing as u8,
-        tail: nothing as u16,
+        packets_sent: 0,
+        packets_received: 0,
+        retransmits: 0,
+        rtt: 0,
+        error: 0,
+        last_state: 0,
+        pad: 0,
+        tail: 0,
     });
     if let Some(ending) = ending {
         event.packets_sent = if opener { ending.out } else { ending.into };

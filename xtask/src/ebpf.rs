@@ -24,6 +24,10 @@ const OUTER: &[&str] = &[
     "CARGO_TARGET_DIR",
 ];
 
+/// Without the last one memory is cleared by a call that writes a byte at a time: ten times slower, and a frame deeper.
+const FLAGS: [&str; 3] =
+    ["-Cdebuginfo=2", "-Clink-arg=--btf", "-Clink-arg=--disable-expand-memcpy-in-order"];
+
 /// Builds the object and returns where it is.
 pub(crate) fn build(place: &Place) -> anyhow::Result<PathBuf> {
     let toolchain = setup::ensure(place)?;
@@ -38,7 +42,7 @@ pub(crate) fn build(place: &Place) -> anyhow::Result<PathBuf> {
         .env("PATH", path_with(&toolchain.linker)?)
         // One unstable feature is used (inline assembly for BPF); this lets a stable compiler accept it.
         .env("RUSTC_BOOTSTRAP", "1")
-        .env("CARGO_ENCODED_RUSTFLAGS", "-Cdebuginfo=2\x1f-Clink-arg=--btf")
+        .env("CARGO_ENCODED_RUSTFLAGS", FLAGS.join("\x1f"))
         .env("CARGO_PROFILE_RELEASE_DEBUG", "2");
     process::step(place, "build-ebpf", "building the kernel programs", &mut command)?;
 

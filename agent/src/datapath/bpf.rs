@@ -14,6 +14,7 @@ const OBJ_PIN: i32 = 6;
 const OBJ_GET: i32 = 7;
 const PROG_TEST_RUN: i32 = 10;
 const RAW_TRACEPOINT_OPEN: i32 = 17;
+const MAP_LOOKUP_BATCH: i32 = 24;
 const LINK_CREATE: i32 = 28;
 const LINK_UPDATE: i32 = 29;
 
@@ -63,6 +64,65 @@ struct LinkUpdate {
     program: u32,
     flags: u32,
     old_program: u32,
+}
+
+#[repr(C)]
+#[derive(FromBytes, IntoBytes, Immutable)]
+struct LookUpBatch {
+    from: u64,
+    to: u64,
+    keys: u64,
+    values: u64,
+    count: u32,
+    map: u32,
+    element_flags: u64,
+    flags: u64,
+}
+
+/// Whether a table holds more than a batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Batch {
+    /// Go on from here.
+    More(u32),
+    /// That was all.
+    End,
+}
+
+/// Appends entries of a hash table, as many as there is room for without growing, from where the batch before ended. The
+/// kernel hands out whole buckets: `ENOSPC` where one does not fit.
+pub(super) fn look_up_batch<K: aya::Pod, V: aya::Pod>(
+    map: BorrowedFd<'_>,
+    from: Option<u32>,
+    keys: &mut Vec<K>,
+    values: &mut Vec<V>,
+) -> io::Result<Batch> {
+    let room = (keys.capacity() - keys.len()).min(values.capacity() - values.len());
+    let (from, mut to) = (from.as_ref().map_or(0, |place| std::ptr::from_ref(place) as u64), 0u32);
+    let mut batch = LookUpBatch {
+        from,
+        to: (&raw mut to) as u64,
+        keys: keys.spare_capacity_mut().as_mut_ptr() as u64,
+        values: values.spare_capacity_mut().as_mut_ptr() as u64,
+        count: u32::try_from(room).unwrap_or(u32::MAX),
+        map: number(map),
+        element_flags: 0,
+        flags: 0,
+    };
+    let bytes = batch.as_mut_bytes();
+    // SAFETY: the kernel reads and writes `bytes.len()` bytes of a live buffer, and through the pointers in it two live
+    // numbers and at most `count` keys and values, for which there is room: the table was opened with these types.
+    let done = unsafe { libc::syscall(libc::SYS_bpf, MAP_LOOKUP_BATCH, bytes.as_mut_ptr(), bytes.len()) };
+    let error = io::Error::last_os_error();
+    let ended = done < 0 && error.raw_os_error() == Some(libc::ENOENT);
+    if done < 0 && !ended {
+        return Err(error);
+    }
+    let count = (batch.count as usize).min(room);
+    // SAFETY: the kernel has written so many, and any bytes are a `Pod`.
+    unsafe { keys.set_len(keys.len() + count) };
+    // SAFETY: as above.
+    unsafe { values.set_len(values.len() + count) };
+    Ok(if ended { Batch::End } else { Batch::More(to) })
 }
 
 /// Attaches a program to a cgroup directory, beside those that are there already.

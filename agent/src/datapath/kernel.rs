@@ -1,6 +1,7 @@
 //! The loaded programs and their maps: the only writer of the kernel's tables.
 
 use std::collections::BTreeSet;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -16,7 +17,7 @@ use waxseal_common::state::{
 use waxseal_common::tables::{AddressEntry, IdentityEntry, Mode, PortSet, RowEntry, RowKey};
 
 use super::load::{Channels, Loaded, Programs, load, take};
-use super::{Border, Error};
+use super::{Border, Error, batch};
 use crate::config::Config;
 use crate::policy::{Capacity, Change, Compiled, Pinned, Plan, Prefix};
 
@@ -241,7 +242,7 @@ impl Kernel {
 
     /// Every cgroup that has an owner.
     pub fn endpoints(&self) -> Result<Vec<(CgroupId, Endpoint)>, Error> {
-        self.endpoints.iter().collect::<Result<_, _>>().map_err(map_error("ENDPOINTS"))
+        whole(&self.endpoints, "ENDPOINTS")
     }
 
     /// What the policy tables hold, for an agent that takes over from an earlier one.
@@ -253,10 +254,10 @@ impl Kernel {
             .map(|(key, entry)| (Prefix::new(Address(key.data()), key.prefix_len() as u8), entry));
         Ok(Pinned::read(
             self.revision()?,
-            entries(&self.identities),
+            whole(&self.identities, "IDENTITIES")?,
             addresses,
-            entries(&self.rows),
-            entries(&self.sets),
+            whole(&self.rows, "ROWS")?,
+            whole(&self.sets, "PORT_SETS")?,
         ))
     }
 
@@ -305,7 +306,7 @@ impl Kernel {
 
     /// Every recorded connection.
     pub fn connections(&self) -> Vec<(u64, Connection)> {
-        self.connections.iter().filter_map(Result::ok).collect()
+        entries(&self.connections).collect()
     }
 
     /// Records a connection that is older than the programs.
@@ -344,14 +345,14 @@ impl Kernel {
         };
         let size = |name: &str| MapInfo::from_pin(self.pins.join(name)).map_or(0, |info| info.max_entries());
         vec![
-            fill("endpoints", self.endpoints.keys().count(), size("ENDPOINTS")),
-            fill("identities", self.identities.keys().count(), size("IDENTITIES")),
+            fill("endpoints", entries(&self.endpoints).count(), size("ENDPOINTS")),
+            fill("identities", entries(&self.identities).count(), size("IDENTITIES")),
             fill("addresses", self.addresses.keys().count(), size("ADDRESSES")),
-            fill("rows", self.rows.keys().count(), size("ROWS")),
-            fill("port-sets", self.sets.keys().count(), size("PORT_SETS")),
-            fill("connections", self.connections.keys().count(), size("CONNECTIONS")),
-            fill("half-open", self.pending.keys().count(), size("PENDING")),
-            fill("udp-flows", self.udp_flows.keys().count(), size("UDP_FLOWS")),
+            fill("rows", entries(&self.rows).count(), size("ROWS")),
+            fill("port-sets", entries(&self.sets).count(), size("PORT_SETS")),
+            fill("connections", entries(&self.connections).count(), size("CONNECTIONS")),
+            fill("half-open", entries(&self.pending).count(), size("PENDING")),
+            fill("udp-flows", entries(&self.udp_flows).count(), size("UDP_FLOWS")),
         ]
     }
 
@@ -361,8 +362,17 @@ impl Kernel {
     }
 }
 
+/// The entries of a table, as far as they can be read.
 pub(super) fn entries<K: aya::Pod, V: aya::Pod>(table: &Table<K, V>) -> impl Iterator<Item = (K, V)> + '_ {
-    table.iter().filter_map(Result::ok)
+    batch::read(table).map_while(|entry| {
+        entry.inspect_err(|error| tracing::error!(%error, "cannot read a table of the kernel to its end")).ok()
+    })
+}
+
+/// The entries of a table, all or none.
+fn whole<K: aya::Pod, V: aya::Pod>(table: &Table<K, V>, name: &'static str) -> Result<Vec<(K, V)>, Error> {
+    let read: io::Result<_> = batch::read(table).collect();
+    read.map_err(|error| map_error(name)(MapError::IoError(error)))
 }
 
 fn table<K: aya::Pod, V: aya::Pod>(ebpf: &mut Ebpf, name: &'static str) -> Result<Table<K, V>, Error> {

@@ -1,6 +1,7 @@
 //! The kernel side, seen from user space: loads and pins programs and maps, writes the tables, reads the rings, refuses
 //! and ends connections. The only room that knows aya.
 
+mod batch;
 mod border;
 #[expect(unsafe_code, reason = "bpf(2) takes a pointer; each call is one block with its reason")]
 mod bpf;

@@ -11,7 +11,7 @@ use waxseal_common::state::{Connection, Endpoint, Tuple, UdpFlow};
 use waxseal_common::wire::{Announced, Arrival, Route, RouteKey, Session, Spi};
 
 use super::Error;
-use super::kernel::{map_error, monotonic};
+use super::kernel::{entries, map_error, monotonic};
 use crate::config::Config;
 
 type Table<K, V> = HashMap<MapData, K, V>;
@@ -114,7 +114,7 @@ impl Sessions {
 
     /// Every session.
     pub fn sessions(&self) -> Vec<(Spi, Session)> {
-        self.lock().sessions.iter().filter_map(Result::ok).collect()
+        entries(&self.lock().sessions).collect()
     }
 
     /// Writes or replaces a route.
@@ -134,7 +134,7 @@ impl Sessions {
 
     /// Every route.
     pub fn routes(&self) -> Vec<(RouteKey, Route)> {
-        self.lock().routes.iter().filter_map(Result::ok).collect()
+        entries(&self.lock().routes).collect()
     }
 
     /// Lets a UDP flow out.
@@ -144,7 +144,7 @@ impl Sessions {
 
     /// Every UDP flow that is let out.
     pub fn announced(&self) -> Vec<(Tuple, Announced)> {
-        self.lock().announced.iter().filter_map(Result::ok).collect()
+        entries(&self.lock().announced).collect()
     }
 
     /// Holds a UDP flow back again.
@@ -185,20 +185,20 @@ impl Sessions {
     /// Every identity that sessions, routes, connections or flows name.
     pub fn identities(&self) -> BTreeSet<IdentityId> {
         let tables = self.lock();
-        let sessions = tables.sessions.iter().filter_map(Result::ok);
+        let sessions = entries(&tables.sessions);
         let mut named: BTreeSet<IdentityId> = sessions.map(|(_, session)| session.source).collect();
-        named.extend(tables.routes.iter().filter_map(Result::ok).map(|(_, route)| route.destination));
-        named.extend(tables.connections.iter().filter_map(Result::ok).map(|(_, record)| record.peer));
-        let flows = tables.flows.iter().filter_map(Result::ok);
+        named.extend(entries(&tables.routes).map(|(_, route)| route.destination));
+        named.extend(entries(&tables.connections).map(|(_, record)| record.peer));
+        let flows = entries(&tables.flows);
         named.extend(flows.flat_map(|(_, flow)| [flow.source, flow.destination]));
         named
     }
 
-    /// Counts what live connections name. Reads a whole table, a step at a time, so that others get their turn.
+    /// Counts what live connections name.
     pub fn in_use(&self) -> InUse {
         let mut in_use = InUse::default();
         let tables = self.lock();
-        for (_, record) in tables.connections.iter().filter_map(Result::ok) {
+        for (_, record) in entries(&tables.connections) {
             if record.session == 0 {
                 continue;
             }
@@ -218,7 +218,7 @@ impl Sessions {
         let mut tables = self.lock();
         let mut waiting: Map<Spi, u32> = Map::new();
         let mut old = Vec::new();
-        for (mac, arrival) in tables.arrivals.iter().filter_map(Result::ok) {
+        for (mac, arrival) in entries(&tables.arrivals) {
             if now.saturating_sub(arrival.at) > limit {
                 old.push(mac);
             } else {
@@ -228,7 +228,7 @@ impl Sessions {
         for mac in old {
             let _absent = tables.arrivals.remove(&mac);
         }
-        let sessions: Vec<(Spi, Session)> = tables.sessions.iter().filter_map(Result::ok).collect();
+        let sessions: Vec<(Spi, Session)> = entries(&tables.sessions).collect();
         drop(tables);
         for (spi, session) in sessions {
             let true_count = waiting.get(&spi).copied().unwrap_or(0);

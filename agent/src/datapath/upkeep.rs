@@ -48,18 +48,22 @@ impl Kernel {
 
     /// Also counts anew how many flows each source has.
     fn age_flows(&mut self, now: u64, idle: Duration) -> Result<Vec<(Tuple, UdpFlow)>, Error> {
-        let flows: Vec<(Tuple, UdpFlow)> = entries(&self.udp_flows).collect();
-        let idle = patience(flows.len(), self.udp_capacity, idle);
         let mut shares: HashMap<IdentityId, u64> = HashMap::new();
-        let mut ended = Vec::new();
-        for (key, flow) in flows {
-            if old(now, flow.seen, idle) {
-                ignore_absent(self.udp_flows.remove(&key)).map_err(map_error("UDP_FLOWS"))?;
+        let (mut used, mut ended) = (0, Vec::new());
+        for (key, flow) in entries(&self.udp_flows) {
+            used += 1;
+            *shares.entry(flow.source).or_default() += 1;
+            if old(now, flow.seen, patience(usize::MAX, self.udp_capacity, idle)) {
                 ended.push((key, flow));
-            } else {
-                *shares.entry(flow.source).or_default() += 1;
             }
         }
+        let idle = patience(used, self.udp_capacity, idle);
+        ended.retain(|(_, flow)| old(now, flow.seen, idle));
+        for (key, flow) in &ended {
+            ignore_absent(self.udp_flows.remove(key)).map_err(map_error("UDP_FLOWS"))?;
+            shares.entry(flow.source).and_modify(|count| *count -= 1);
+        }
+        shares.retain(|_, count| *count > 0);
         let known: Vec<IdentityId> = self.udp_shares.keys().filter_map(Result::ok).collect();
         for source in known.iter().filter(|source| !shares.contains_key(source)) {
             ignore_absent(self.udp_shares.remove(source)).map_err(map_error("UDP_SHARES"))?;

@@ -12,6 +12,13 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 pub struct Time(pub u64);
 
 const DAY: u64 = 86_400_000;
+/// The last moment that has four digits for its year.
+const LAST: u64 = 253_402_300_799_999;
+
+/// Digits and what is between them.
+fn ascii(text: &[u8]) -> &str {
+    str::from_utf8(text).unwrap_or_default()
+}
 
 impl Time {
     /// What the wall clock says.
@@ -28,9 +35,29 @@ impl Time {
 
     /// Only the time of day: `12:04:31.882`.
     pub fn clock(self) -> impl fmt::Display {
-        let ms = self.0 % DAY;
-        let (hours, minutes, seconds) = (ms / 3_600_000, ms / 60_000 % 60, ms / 1000 % 60);
-        format!("{hours:02}:{minutes:02}:{seconds:02}.{:03}", ms % 1000)
+        ascii(&self.text()[11..23]).to_owned()
+    }
+
+    /// As it is shown, digit by digit: every flow has one. What is later than the year 9999 is shown as its end.
+    fn text(self) -> [u8; 24] {
+        let time = Self(self.0.min(LAST));
+        let ((year, month, day), ms) = (time.date(), time.0 % DAY);
+        let mut text = *b"0000-00-00T00:00:00.000Z";
+        for (mut number, place) in [
+            (year, 0..4),
+            (month, 5..7),
+            (day, 8..10),
+            (ms / 3_600_000, 11..13),
+            (ms / 60_000 % 60, 14..16),
+            (ms / 1000 % 60, 17..19),
+            (ms % 1000, 20..23),
+        ] {
+            for digit in text[place].iter_mut().rev() {
+                *digit += (number % 10) as u8;
+                number /= 10;
+            }
+        }
+        text
     }
 
     /// Year, month and day: the proleptic Gregorian calendar in eras of 400 years that begin in March.
@@ -56,8 +83,7 @@ impl Time {
 
 impl fmt::Display for Time {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (year, month, day) = self.date();
-        write!(f, "{year:04}-{month:02}-{day:02}T{}Z", self.clock())
+        f.write_str(ascii(&self.text()))
     }
 }
 
@@ -103,7 +129,7 @@ fn numbers(text: &str, separator: char) -> Option<[u64; 3]> {
 
 impl Serialize for Time {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
+        serializer.serialize_str(ascii(&self.text()))
     }
 }
 
@@ -149,10 +175,13 @@ mod tests {
             (1_709_164_800_000, "2024-02-29T00:00:00.000Z"),
             (1_735_689_599_001, "2024-12-31T23:59:59.001Z"),
             (4_107_542_400_000, "2100-03-01T00:00:00.000Z"),
+            (LAST, "9999-12-31T23:59:59.999Z"),
         ] {
             assert_eq!(Time(ms).to_string(), text);
+            assert_eq!(Time(ms).clock().to_string(), text[11..23]);
             assert_eq!(text.parse(), Ok(Time(ms)), "{text}");
         }
+        assert_eq!(Time(u64::MAX).to_string(), Time(LAST).to_string());
         for day in 0..60_000 {
             let time = Time(day * DAY);
             let (year, month, of_month) = time.date();
