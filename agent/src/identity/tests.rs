@@ -34,13 +34,13 @@ fn workload(name: &str) -> Workload {
         spiffe_id: format!("spiffe://cluster.local/ns/shop/sa/{name}").parse().unwrap(),
         mode: None,
         selector: Selector { cgroup: Some(Glob::path("/a").unwrap()), ..Selector::default() },
-        origin: Origin { file: "/p/a.yaml".into(), line: 3, column: 1 },
+        origin: Origin { file: Path::new("/p/a.yaml").into(), line: 3, column: 1 },
     }
 }
 
 fn proof(workload: &Workload) -> Attested {
     let cgroup = Cgroup { id: CgroupId(9), path: "/a".into() };
-    match attest(&cgroup, std::slice::from_ref(workload), &FakeFacts::default()) {
+    match attest(&cgroup, &[Arc::new(workload.clone())], &FakeFacts::default()) {
         Decision::Attested(attested) => attested,
         other => panic!("{other:?}"),
     }
@@ -108,7 +108,7 @@ fn other_labels_are_another_identity_and_another_mode_is_not() {
     web.mode = Some(Mode::Audit);
     let info = registry.assign(&proof(&web)).unwrap();
     assert_eq!((info.id.0, info.mode), (256, Some(Mode::Audit)));
-    web.labels.insert("tier".into(), "front".into());
+    web.labels.insert("tier", "front");
     assert_eq!(registry.assign(&proof(&web)).unwrap().id.0, 257);
 }
 
@@ -180,7 +180,7 @@ fn two_documents_of_one_identity_share_its_number_unless_policies_could_tell_the
         "{text}"
     );
     // The document was renamed: the old name is gone from the set.
-    registry.refresh(std::slice::from_ref(&second)).unwrap();
+    registry.refresh(&[Arc::new(second.clone())]).unwrap();
     let info = registry.assign(&proof(&second)).unwrap();
     assert_eq!((info.id.0, info.name.as_str(), info.mode), (256, "web-two", Some(Mode::Enforce)));
 }

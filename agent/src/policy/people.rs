@@ -3,6 +3,7 @@
 
 use std::collections::HashSet;
 use std::path::Path;
+use std::sync::Arc;
 
 use super::error::{LoadErrors, Problem};
 use super::import::Node;
@@ -31,14 +32,14 @@ impl PolicySet {
         text: &str,
         trust_domain: &TrustDomain,
     ) -> Result<(), LoadErrors> {
-        let mut reader = Reader::new(file, text, Part { text, lines_before: 0 }, trust_domain);
+        let mut reader = Reader::new(file.into(), text, Part { text, lines_before: 0 }, trust_domain);
         let found = reader.people();
         if !reader.errors.is_empty() {
             return Err(LoadErrors(reader.errors));
         }
-        let known: HashSet<String> = self.workloads.iter().map(Workload::full_name).collect();
+        let known: HashSet<String> = self.workloads.iter().map(|workload| workload.full_name()).collect();
         let new = found.into_iter().flatten().filter(|workload| !known.contains(&workload.full_name()));
-        self.workloads.extend(new);
+        self.workloads.extend(new.map(Arc::new));
         Ok(())
     }
 }
@@ -76,7 +77,7 @@ impl Reader<'_> {
             for (key, value) in self.entries(node)? {
                 let text = self.text(value)?;
                 self.label(&key.value, text, value.place)?;
-                labels.insert(key.value.clone(), text.to_owned());
+                labels.insert(&key.value, text);
             }
         }
         let origin = self.origin(node.place);

@@ -206,10 +206,10 @@ pub(crate) fn identities(random: &mut Random) -> Vec<IdentityInfo> {
             let name = format!("s{}", number % 2);
             let mut labels = Labels::new();
             if number % 3 != 1 {
-                labels.insert("app".to_owned(), ["a", "b"][number as usize % 2].to_owned());
+                labels.insert("app", ["a", "b"][number as usize % 2]);
             }
             if number % 4 != 2 {
-                labels.insert("tier".to_owned(), ["a", "b"][number as usize / 2 % 2].to_owned());
+                labels.insert("tier", ["a", "b"][number as usize / 2 % 2]);
             }
             IdentityInfo {
                 id: IdentityId(256 + number),

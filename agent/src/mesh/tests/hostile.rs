@@ -44,7 +44,7 @@ fn hello(node: &Svid, signature: Hex) -> Hello {
         version: "0".into(),
         node: to_hex(node.chain()),
         signature,
-        labels: [].into(),
+        labels: crate::workload::Labels::new(),
         replaces: None,
         nonce: 1,
         port: 1,

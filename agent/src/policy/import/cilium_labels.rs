@@ -157,8 +157,8 @@ impl Reader<'_> {
 impl Selected {
     fn ask(&mut self, requirement: &Requirement<'_>, key: &str) {
         match requirement.exact() {
-            Some(value) if !self.labels.contains_key(key) => {
-                self.labels.insert(key.to_owned(), value.to_owned());
+            Some(value) if self.labels.get(key).is_none() => {
+                self.labels.insert(key, value);
             }
             _ => self.clauses.push(requirement.clause(key)),
         }
@@ -175,10 +175,9 @@ impl Selected {
 
     /// The conditions on a peer: everything in one form.
     pub(super) fn into_clauses(self) -> Vec<Clause> {
-        let labels = self
-            .labels
-            .into_iter()
-            .map(|(key, value)| Clause::any(vec![Test::Label { key, values: Some(vec![value]) }]));
-        labels.chain(self.clauses).collect()
+        let label = |(key, value): (&str, &str)| {
+            Clause::any(vec![Test::Label { key: key.to_owned(), values: Some(vec![value.to_owned()]) }])
+        };
+        self.labels.iter().map(label).chain(self.clauses).collect()
     }
 }

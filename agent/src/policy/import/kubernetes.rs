@@ -115,8 +115,8 @@ impl Reader<'_> {
         let mut peers = Vec::new();
         for node in list {
             let clauses = self.network_peer(node, namespace)?;
-            let (is, not, origin) = (Fields::default(), Fields::default(), self.origin(node.place));
-            peers.push(Peer { is, not, clauses, origin });
+            let (is, origin) = (Fields::default(), self.origin(node.place));
+            peers.push(Peer { is, not: None, clauses: clauses.into(), origin });
         }
         Some(Some(peers))
     }
@@ -259,8 +259,8 @@ pub(super) fn split(requirements: &[Requirement<'_>]) -> (Labels, Vec<Clause>) {
     for requirement in requirements {
         match requirement.exact() {
             // A second value for the same key can only be asked for beside the first.
-            Some(value) if !labels.contains_key(requirement.key) => {
-                labels.insert(requirement.key.to_owned(), value.to_owned());
+            Some(value) if labels.get(requirement.key).is_none() => {
+                labels.insert(requirement.key, value);
             }
             _ => clauses.push(requirement.clause(requirement.key)),
         }

@@ -19,7 +19,7 @@ impl Reader<'_> {
             for (key, value) in self.entries(node)? {
                 let text = self.text(value)?;
                 self.label(&key.value, text, value.place)?;
-                labels.insert(key.value.clone(), text.to_owned());
+                labels.insert(&key.value, text);
             }
         }
         Some((metadata.name, labels))
@@ -47,8 +47,9 @@ pub(crate) fn resolve_namespaces(set: &mut PolicySet) {
         let holds = |labels: &Labels| {
             wanted.iter().all(|wanted| {
                 let value = labels.get(&wanted.key);
-                let has =
-                    value.is_some_and(|v| wanted.values.as_ref().is_none_or(|values| values.contains(v)));
+                let has = value.is_some_and(|v| {
+                    wanted.values.as_ref().is_none_or(|values| values.iter().any(|one| one == v))
+                });
                 has != wanted.negated
             })
         };
