@@ -201,7 +201,9 @@ fn a_container_is_what_its_engine_says_and_lives_where_its_process_does() {
     let path = format!("/system.slice/docker-{id}.scope");
     let forged = format!("/evil/docker-{id}.scope");
     let inner = format!("{path}/init.scope");
-    let by = |selector| [workload("web", Selector { container: Some(selector), ..Selector::default() })];
+    let by = |container: ContainerSelector| {
+        [workload("web", Selector { container: Some(Box::new(container)), ..Selector::default() })]
+    };
     let named = ContainerSelector { name: glob("web-*"), ..ContainerSelector::default() };
     let known = |path: Option<&str>| FakeFacts {
         containers: BTreeMap::from([(id.clone(), Some(container(path)))]),
@@ -234,7 +236,7 @@ fn a_user_s_own_engine_is_believed_only_about_that_user() {
     let mut facts = FakeFacts::default();
     facts.containers.insert("ab".repeat(32), Some(container(Some(&path))));
     facts.run(&path, 10, 7, "/bin/web");
-    let selector = |uid| Selector { container: Some(named.clone()), uid, ..Selector::default() };
+    let selector = |uid| Selector { container: Some(Box::new(named.clone())), uid, ..Selector::default() };
     check(&path, &[workload("web", selector(None))], &facts, "unmanaged");
     check(&path, &[workload("web", selector(Some(7)))], &facts, "web");
 }
@@ -280,7 +282,7 @@ fn on_a_hybrid_host_users_and_containers_are_asked_before_a_conflict_is_claimed(
     let workloads = [
         workload("five", Selector { uid: Some(5), ..at("/shop/*") }),
         workload("six", Selector { uid: Some(6), ..at("/shop/*") }),
-        workload("boxed", Selector { container: Some(named), ..Selector::default() }),
+        workload("boxed", Selector { container: Some(Box::new(named)), ..Selector::default() }),
     ];
     let mut facts = FakeFacts::default();
     facts.run("/shop/a", 10, 5, "/bin/web");
@@ -360,7 +362,7 @@ fn a_workload_cannot_make_a_directory_that_is_somebody_else() {
         workload("deep", at("/**/deep")),
         workload("user", Selector { uid: Some(5), ..Selector::default() }),
         workload("spelled", at("/*/spelled")),
-        workload("boxed", Selector { container: Some(named), ..Selector::default() }),
+        workload("boxed", Selector { container: Some(Box::new(named)), ..Selector::default() }),
     ];
     let mut facts = FakeFacts::default();
     facts.run("/shop/user", 10, 5, "/bin/web");

@@ -212,7 +212,7 @@ impl Object {
             kind,
             title,
             origin,
-            policies: policies.into_iter().map(IdentityPolicy::shrunk).map(Arc::new).collect(),
+            policies: policies.into_iter().map(IdentityPolicy::exact).map(Arc::new).collect(),
         })
     }
 

@@ -87,12 +87,12 @@ fn lint_reach(rules: &[Rule], direction: Direction, found: &mut Found) {
 }
 
 fn same_peers(a: &Rule, b: &Rule) -> bool {
-    let texts = |rule: &Rule| {
-        rule.peers.as_ref().map(|peers| {
-            peers.iter().map(|p| (p.is.clone(), p.not.clone(), p.clauses.clone())).collect::<Vec<_>>()
-        })
-    };
-    texts(a) == texts(b)
+    let same = |a: &Peer, b: &Peer| a.is == b.is && a.not == b.not && a.clauses == b.clauses;
+    match (&a.peers, &b.peers) {
+        (None, None) => true,
+        (Some(a), Some(b)) => a.len() == b.len() && a.iter().zip(b).all(|(a, b)| same(a, b)),
+        _ => false,
+    }
 }
 
 fn matches_everything(rule: &Rule) -> bool {

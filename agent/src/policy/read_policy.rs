@@ -91,12 +91,7 @@ impl Reader<'_> {
         Rule {
             name: name.and_then(|name| self.rule_name(&name)),
             action: action.and_then(|text| self.word(&text, "action", &actions)).unwrap_or(Action::Allow),
-            peers: peers.map(|peers| {
-                let mut found: Vec<Peer> = peers.into_iter().filter_map(|peer| self.peer(peer)).collect();
-                // It is in the place of what was read, which is many times as large.
-                found.shrink_to_fit();
-                found
-            }),
+            peers: peers.map(|peers| self.peers(peers)),
             ports: ports.map(|ports| self.ports(&ports)),
             origin,
         }
@@ -114,6 +109,16 @@ impl Reader<'_> {
 
     fn ports(&mut self, ports: &[Text]) -> Vec<Ports> {
         ports.iter().filter_map(|text| self.parsed(text, Ports::parse)).flatten().collect()
+    }
+
+    /// Not collected: that would put them into the place of what was read, which is many times as large, and each list would
+    /// stay with a hole behind it.
+    fn peers(&mut self, peers: Vec<Spanned<PeerSpec>>) -> Vec<Peer> {
+        let mut found = Vec::with_capacity(peers.len());
+        for peer in peers {
+            found.extend(self.peer(peer));
+        }
+        found
     }
 
     fn peer(&mut self, peer: Spanned<PeerSpec>) -> Option<Peer> {

@@ -107,12 +107,12 @@ impl IdentityPolicy {
     }
 
     /// The same with its lists no longer than what is in them: it will stay for long.
-    pub(super) fn shrunk(mut self) -> Self {
+    pub(super) fn exact(mut self) -> Self {
         for rules in [&mut self.ingress, &mut self.egress].into_iter().flatten() {
-            rules.shrink_to_fit();
+            exact(rules);
             for rule in rules {
-                rule.peers.iter_mut().for_each(Vec::shrink_to_fit);
-                rule.ports.iter_mut().for_each(Vec::shrink_to_fit);
+                rule.peers.iter_mut().for_each(exact);
+                rule.ports.iter_mut().for_each(exact);
             }
         }
         self
@@ -156,6 +156,16 @@ impl IdentityPolicy {
         let by_rules =
             |rules: &[Rule]| rules.is_empty() || rules.iter().any(|rule| rule.action == Action::Allow);
         self.rules(direction).is_some_and(|rules| posture.unwrap_or_else(|| by_rules(rules)))
+    }
+}
+
+/// Moves a list that has room to spare to a place of its own. One that only gave the room back would lie before a hole that
+/// hardly anything fits into.
+fn exact<T>(list: &mut Vec<T>) {
+    if list.capacity() > list.len() {
+        let mut moved = Vec::with_capacity(list.len());
+        moved.append(list);
+        *list = moved;
     }
 }
 

@@ -69,7 +69,7 @@ pub struct Selector {
     /// The path below the cgroup v2 mount; made by [`Glob::path`].
     pub cgroup: Option<Glob>,
     /// The container, as its engine describes it.
-    pub container: Option<ContainerSelector>,
+    pub container: Option<Box<ContainerSelector>>,
     /// The user of every process in it.
     pub uid: Option<u32>,
     /// The program of every process in it.
