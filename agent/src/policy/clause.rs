@@ -3,6 +3,8 @@
 //! Native peers have one value per field; Istio, Cilium and Kubernetes have lists, and expressions over labels. A
 //! [`Clause`] is about the identity of an end or about its address, never about both, because the tables keep them apart.
 
+use std::collections::BTreeMap;
+
 use super::pattern::{IdentityPattern, TextPattern};
 use super::set::{AddressRange, Entity, Peer};
 use crate::spiffe::{SpiffeId, TrustDomain};
@@ -194,21 +196,19 @@ impl Target {
     /// The namespace and the labels of some workload that it probably binds.
     pub(super) fn example(&self) -> (String, Labels) {
         let mut namespace = self.namespace.clone();
-        let mut labels = self.labels.clone();
+        let mut labels: BTreeMap<&str, &str> = self.labels.iter().collect();
         for clause in self.clauses.iter().filter(|clause| !clause.negated) {
             let Tests::Identity(tests) = &clause.tests else { continue };
             match tests.first() {
                 Some(Test::Label { key, values }) => {
                     let value = values.as_ref().and_then(|values| values.first());
-                    if labels.get(key).is_none() {
-                        labels.insert(key.as_str(), value.map_or("", String::as_str));
-                    }
+                    labels.entry(key).or_insert_with(|| value.map_or("", String::as_str));
                 }
                 Some(Test::Namespace(name)) => namespace = namespace.or_else(|| Some(name.clone())),
                 _ => {}
             }
         }
-        (namespace.unwrap_or_else(|| "default".to_owned()), labels)
+        (namespace.unwrap_or_else(|| "default".to_owned()), labels.into_iter().collect())
     }
 
     /// Whether it binds this workload.

@@ -115,7 +115,8 @@ impl<'a> Gathered<'a> {
     /// Labels that two documents tell of one namespace add up.
     fn label_namespace(&mut self, name: &str, labels: Option<&Labels>) {
         if let Some(labels) = labels {
-            self.set.namespace_labels.entry(name.to_owned()).or_default().extend(labels);
+            let known = self.set.namespace_labels.entry(name.to_owned()).or_default();
+            *known = known.with(labels);
         }
     }
 }

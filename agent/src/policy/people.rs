@@ -12,7 +12,7 @@ use super::reader::{DEFAULT_NAMESPACE, Reader};
 use super::set::PolicySet;
 use super::stream::Part;
 use crate::spiffe::{SpiffeId, TrustDomain};
-use crate::workload::{Labels, Selector, Workload};
+use crate::workload::{Selector, Workload};
 
 /// The keys of one workload. The last two are of the list that a node prints and say nothing here.
 const KEYS: [&str; 5] = ["workload", "spiffe_id", "labels", "identity", "endpoints"];
@@ -72,19 +72,19 @@ impl Reader<'_> {
             Ok(id) => id,
             Err((place, error)) => return self.refuse(place, Problem::from(error)),
         };
-        let mut labels = Labels::new();
+        let mut labels = Vec::new();
         if let Some(node) = object.get("labels") {
             for (key, value) in self.entries(node)? {
                 let text = self.text(value)?;
                 self.label(&key.value, text, value.place)?;
-                labels.insert(&key.value, text);
+                labels.push((key.value.as_str(), text));
             }
         }
         let origin = self.origin(node.place);
         Some(Workload {
             namespace,
             name,
-            labels,
+            labels: labels.into_iter().collect(),
             spiffe_id,
             mode: None,
             selector: Selector::default(),

@@ -104,13 +104,13 @@ fn range(random: &mut Random) -> AddressRange {
 }
 
 fn labels(random: &mut Random) -> Labels {
-    let mut labels = Labels::new();
+    let mut labels = Vec::new();
     for key in ["app", "tier"] {
         if random.one_in(2) {
-            labels.insert(key, random.pick(&["a", "b"]));
+            labels.push((key, random.pick(&["a", "b"])));
         }
     }
-    labels
+    labels.into_iter().collect()
 }
 
 fn pattern(random: &mut Random) -> IdentityPattern {
