@@ -1,6 +1,8 @@
 //! What stays in memory for each rule, workload and certificate. The allocator of this program counts, so the numbers are
 //! the same in every run; they belong to one test, because everything in the program is counted.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on must stop")]
+
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::fmt::Write as _;
 use std::fs;

@@ -107,7 +107,7 @@ impl Svid {
 
     /// The chain, the leaf first.
     pub fn chain(&self) -> Vec<CertificateDer<'_>> {
-        let signers = self.signers.iter().map(|signer| signer.as_ref());
+        let signers = self.signers.iter().map(AsRef::as_ref);
         std::iter::once(&*self.leaf).chain(signers).map(CertificateDer::from).collect()
     }
 
