@@ -139,7 +139,9 @@ impl SpiffeId {
                 return Err(Error::PathCharacter { character: '/', at: start + at });
             }
         }
-        format!("{SCHEME}{domain}/ns/{namespace}/sa/{name}").parse()
+        let id: Self = format!("{SCHEME}{domain}/ns/{namespace}/sa/{name}").parse()?;
+        // The one text of the domain that all of them share.
+        Ok(Self { domain: domain.clone(), ..id })
     }
 
     /// The whole ID in its normal form.

@@ -1,5 +1,7 @@
 //! Units, and what cgroup v1 shows on hybrid hosts: several workloads in one v2 cgroup cannot be told apart in the kernel.
 
+use std::sync::Arc;
+
 use super::containers::describes;
 use super::facts::{Facts, LegacyProcess};
 use super::place::{self, Units};
@@ -32,12 +34,12 @@ fn unit_of_fits(selector: &Selector, process: &LegacyProcess) -> bool {
 /// Two workloads in one v2 cgroup, or one in the root, where none can be.
 pub(super) fn conflict(
     cgroup: &Cgroup,
-    chosen: Option<&Workload>,
-    workloads: &[Workload],
+    chosen: Option<&Arc<Workload>>,
+    workloads: &[Arc<Workload>],
     legacy: &[LegacyProcess],
     facts: &dyn Facts,
 ) -> Option<Refusal> {
-    let mut first: Option<(Option<u32>, &Workload)> = chosen.map(|workload| (None, workload));
+    let mut first: Option<(Option<u32>, &Arc<Workload>)> = chosen.map(|workload| (None, workload));
     for process in legacy {
         for workload in workloads.iter().filter(|workload| claims(&workload.selector, process, facts)) {
             if cgroup.is_root() {

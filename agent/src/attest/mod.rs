@@ -91,13 +91,13 @@ impl From<Refusal> for Stop {
 
 /// A workload whose path conditions hold.
 struct Candidate<'a> {
-    workload: &'a Workload,
+    workload: &'a Arc<Workload>,
     /// Whether a container engine has confirmed the place.
     confirmed: bool,
 }
 
 /// Judges one cgroup. The root is never a workload.
-pub fn attest(cgroup: &Cgroup, workloads: &[Workload], facts: &dyn Facts) -> Decision {
+pub fn attest(cgroup: &Cgroup, workloads: &[Arc<Workload>], facts: &dyn Facts) -> Decision {
     let legacy = facts.legacy(cgroup);
     let decided = if cgroup.is_root() {
         Ok(None)
@@ -112,7 +112,7 @@ pub fn attest(cgroup: &Cgroup, workloads: &[Workload], facts: &dyn Facts) -> Dec
     }
     match decided {
         Ok(Some(candidate)) => Decision::Attested(Attested {
-            workload: Arc::new(candidate.workload.clone()),
+            workload: Arc::clone(candidate.workload),
             cgroup: cgroup.id,
             path: cgroup.path.as_str().into(),
             confirmed: candidate.confirmed,
@@ -126,7 +126,7 @@ pub fn attest(cgroup: &Cgroup, workloads: &[Workload], facts: &dyn Facts) -> Dec
 /// The workloads whose conditions on the path and the container hold.
 fn candidates<'a>(
     cgroup: &Cgroup,
-    workloads: &'a [Workload],
+    workloads: &'a [Arc<Workload>],
     facts: &dyn Facts,
     legacy: &[LegacyProcess],
 ) -> Result<Vec<Candidate<'a>>, Stop> {

@@ -1,26 +1,27 @@
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use waxseal_common::ids::CgroupId;
 
 use super::fake::FakeFacts;
 use super::*;
-use crate::workload::{ContainerSelector, ExecutableSelector, Glob, Origin, Selector};
+use crate::workload::{ContainerSelector, ExecutableSelector, Glob, Labels, Origin, Selector};
 
 #[expect(clippy::unnecessary_wraps, reason = "selectors hold options")]
 fn glob(text: &str) -> Option<Glob> {
     Some(text.parse().unwrap())
 }
 
-fn workload(name: &str, selector: Selector) -> Workload {
-    Workload {
+fn workload(name: &str, selector: Selector) -> Arc<Workload> {
+    Arc::new(Workload {
         namespace: "shop".into(),
         name: name.into(),
-        labels: BTreeMap::new(),
+        labels: Labels::new(),
         spiffe_id: format!("spiffe://cluster.local/ns/shop/sa/{name}").parse().unwrap(),
         mode: None,
         selector,
-        origin: Origin { file: format!("/p/{name}.yaml").into(), line: 3, column: 1 },
-    }
+        origin: Origin { file: Path::new(&format!("/p/{name}.yaml")).into(), line: 3, column: 1 },
+    })
 }
 
 fn at(pattern: &str) -> Selector {
@@ -48,7 +49,7 @@ fn described(decision: &Decision) -> String {
     }
 }
 
-fn check(path: &str, workloads: &[Workload], facts: &FakeFacts, expected: &str) {
+fn check(path: &str, workloads: &[Arc<Workload>], facts: &FakeFacts, expected: &str) {
     let found = described(&attest(&cgroup(path), workloads, facts));
     assert_eq!(found, expected, "{path}");
 }
@@ -189,7 +190,7 @@ fn container(path: Option<&str>) -> Container {
     Container {
         name: "web-1".into(),
         image: "docker.io/library/nginx:1.27".into(),
-        labels: BTreeMap::from([("tier".into(), "web".into())]),
+        labels: Labels::from([("tier", "web")]),
         cgroup: path.map(str::to_owned),
     }
 }
@@ -200,13 +201,15 @@ fn a_container_is_what_its_engine_says_and_lives_where_its_process_does() {
     let path = format!("/system.slice/docker-{id}.scope");
     let forged = format!("/evil/docker-{id}.scope");
     let inner = format!("{path}/init.scope");
-    let by = |selector| [workload("web", Selector { container: Some(selector), ..Selector::default() })];
+    let by = |container: ContainerSelector| {
+        [workload("web", Selector { container: Some(Box::new(container)), ..Selector::default() })]
+    };
     let named = ContainerSelector { name: glob("web-*"), ..ContainerSelector::default() };
     let known = |path: Option<&str>| FakeFacts {
         containers: BTreeMap::from([(id.clone(), Some(container(path)))]),
         ..FakeFacts::default()
     };
-    let labels = |value: &str| BTreeMap::from([("tier".to_owned(), value.to_owned())]);
+    let labels = |value: &str| Labels::from([("tier", value)]);
     let cases = [
         (named.clone(), "web"),
         (ContainerSelector { image: glob("**/nginx:*"), ..ContainerSelector::default() }, "web"),
@@ -233,7 +236,7 @@ fn a_user_s_own_engine_is_believed_only_about_that_user() {
     let mut facts = FakeFacts::default();
     facts.containers.insert("ab".repeat(32), Some(container(Some(&path))));
     facts.run(&path, 10, 7, "/bin/web");
-    let selector = |uid| Selector { container: Some(named.clone()), uid, ..Selector::default() };
+    let selector = |uid| Selector { container: Some(Box::new(named.clone())), uid, ..Selector::default() };
     check(&path, &[workload("web", selector(None))], &facts, "unmanaged");
     check(&path, &[workload("web", selector(Some(7)))], &facts, "web");
 }
@@ -279,7 +282,7 @@ fn on_a_hybrid_host_users_and_containers_are_asked_before_a_conflict_is_claimed(
     let workloads = [
         workload("five", Selector { uid: Some(5), ..at("/shop/*") }),
         workload("six", Selector { uid: Some(6), ..at("/shop/*") }),
-        workload("boxed", Selector { container: Some(named), ..Selector::default() }),
+        workload("boxed", Selector { container: Some(Box::new(named)), ..Selector::default() }),
     ];
     let mut facts = FakeFacts::default();
     facts.run("/shop/a", 10, 5, "/bin/web");
@@ -293,7 +296,7 @@ fn on_a_hybrid_host_users_and_containers_are_asked_before_a_conflict_is_claimed(
 }
 
 /// The owner of each path, after deciding all.
-fn owners(paths: &[&str], workloads: &[Workload], facts: &FakeFacts) -> Vec<(String, String)> {
+fn owners(paths: &[&str], workloads: &[Arc<Workload>], facts: &FakeFacts) -> Vec<(String, String)> {
     let cgroups: Vec<Cgroup> = paths.iter().map(|path| cgroup(path)).collect();
     let decisions = cgroups
         .iter()
@@ -312,7 +315,7 @@ fn owners(paths: &[&str], workloads: &[Workload], facts: &FakeFacts) -> Vec<(Str
         .collect()
 }
 
-fn check_tree(workloads: &[Workload], facts: &FakeFacts, cases: &[(&str, &str)]) {
+fn check_tree(workloads: &[Arc<Workload>], facts: &FakeFacts, cases: &[(&str, &str)]) {
     let paths: Vec<&str> = cases.iter().map(|(path, _)| *path).collect();
     let expected: Vec<_> =
         cases.iter().map(|(path, owner)| ((*path).to_owned(), (*owner).to_owned())).collect();
@@ -359,7 +362,7 @@ fn a_workload_cannot_make_a_directory_that_is_somebody_else() {
         workload("deep", at("/**/deep")),
         workload("user", Selector { uid: Some(5), ..Selector::default() }),
         workload("spelled", at("/*/spelled")),
-        workload("boxed", Selector { container: Some(named), ..Selector::default() }),
+        workload("boxed", Selector { container: Some(Box::new(named)), ..Selector::default() }),
     ];
     let mut facts = FakeFacts::default();
     facts.run("/shop/user", 10, 5, "/bin/web");
@@ -401,7 +404,7 @@ fn managed_slices_are_the_directories_of_the_path_patterns() {
 #[test]
 fn reasons_show_no_control_characters() {
     let mut web = workload("web", at("/a*"));
-    web.name = "w\u{1b}[2Jeb".into();
+    Arc::make_mut(&mut web).name = "w\u{1b}[2Jeb".into();
     let text = described(&attest(&cgroup("/a"), &[web.clone(), web], &FakeFacts::default()));
     assert!(!text.contains('\u{1b}'), "{text}");
 }

@@ -1,6 +1,7 @@
 //! Who owns each directory of the hierarchy.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
 
 use waxseal_common::ids::CgroupId;
 
@@ -83,7 +84,7 @@ fn parent(path: &str) -> Option<&str> {
 }
 
 /// The directories below which workloads are expected, as the path patterns name them; never the root.
-pub fn managed_slices(workloads: &[Workload]) -> Vec<String> {
+pub fn managed_slices(workloads: &[Arc<Workload>]) -> Vec<String> {
     let globs = workloads.iter().filter_map(|workload| workload.selector.cgroup.as_ref());
     let slices: BTreeSet<&str> =
         globs.map(crate::workload::Glob::directory).filter(|slice| *slice != "/").collect();

@@ -137,14 +137,14 @@ mod tests {
             identity: 256,
             workload: "shop/checkout".into(),
             spiffe_id: Some("spiffe://cluster.local/ns/shop/sa/checkout".into()),
-            labels: [("app".into(), "checkout".into()), ("tier".into(), "web".into())].into(),
+            labels: [("app", "checkout"), ("tier", "web")].into(),
             endpoints: 2,
         };
         let world = IdentityReport {
             identity: 2,
             workload: "world".into(),
             spiffe_id: None,
-            labels: [].into(),
+            labels: crate::workload::Labels::new(),
             endpoints: 0,
         };
         expect![[r"

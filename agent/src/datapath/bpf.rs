@@ -202,6 +202,25 @@ pub(super) fn trim_memory() {
     trim_heap();
 }
 
+/// How many heaps the threads share. Each keeps what it was given, and most of what the agent makes goes from one thread to
+/// another.
+#[cfg(target_env = "gnu")]
+const HEAPS: libc::c_int = 2;
+/// From which size on a piece of memory is the kernel's own again as soon as it is free, in bytes. Said once, it does not
+/// grow with the pieces: reading documents and compiling them takes large ones, and little ones that stay would come to
+/// lie between them.
+#[cfg(target_env = "gnu")]
+const LARGE: libc::c_int = 128 * 1024;
+
+/// Tells the allocator how the agent uses memory. To be called before there are threads.
+pub(super) fn tune_heap() {
+    #[cfg(target_env = "gnu")]
+    for (option, value) in [(libc::M_ARENA_MAX, HEAPS), (libc::M_MMAP_THRESHOLD, LARGE)] {
+        // SAFETY: takes two numbers and sets an option of the allocator; what it does not know it passes over.
+        unsafe { libc::mallopt(option, value) };
+    }
+}
+
 /// Gives free memory of the allocator back to the kernel.
 pub(super) fn trim_heap() {
     // SAFETY: takes a number and touches only the allocator's own free memory.

@@ -283,7 +283,9 @@ impl Kernel {
 
     fn write(&mut self, change: &Change) -> Result<(), Error> {
         match change {
-            Change::PutSet(id, set) => self.sets.insert(id, **set, 0).map_err(map_error("PORT_SETS")),
+            Change::PutSet(id, set) => {
+                self.sets.insert(id, set.unpacked(), 0).map_err(map_error("PORT_SETS"))
+            }
             Change::PutRow(key, entry) => self.rows.insert(key, entry, 0).map_err(map_error("ROWS")),
             Change::PutIdentity(id, entry) => {
                 self.identities.insert(id, entry, 0).map_err(map_error("IDENTITIES"))

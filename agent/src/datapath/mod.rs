@@ -109,6 +109,11 @@ fn brief(text: &str) -> String {
     format!("{first} [...] {one}; {two}; {three}")
 }
 
+/// Tells the allocator how the agent uses memory. To be called before there are threads.
+pub fn tune_heap() {
+    bpf::tune_heap();
+}
+
 /// Gives memory back that only starting up needed.
 pub fn trim_memory() {
     bpf::trim_memory();

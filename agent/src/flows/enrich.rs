@@ -60,7 +60,7 @@ impl Identity {
             id: info.id.0,
             name: owned(&format!("{}/{}", info.namespace, info.name)),
             spiffe_id: Some(owned(info.spiffe_id.as_str())),
-            labels: info.labels.iter().map(|(key, value)| (owned(key), owned(value))).collect(),
+            labels: escaped(&info.labels),
         }
     }
 
@@ -73,6 +73,15 @@ impl Identity {
             labels: Labels::new(),
         }
     }
+}
+
+/// Labels that are safe to show: the very list where nothing in it needs escaping, which is nearly always.
+fn escaped(labels: &Labels) -> Labels {
+    let plain = |text| matches!(escape(text), Cow::Borrowed(_));
+    if labels.iter().all(|(key, value)| plain(key) && plain(value)) {
+        return labels.clone();
+    }
+    labels.iter().map(|(key, value)| (escape(key), escape(value))).collect()
 }
 
 /// The word for a reserved number.

@@ -38,7 +38,11 @@ impl Names for Known {
     }
 
     fn rule(&self, rule: RuleId) -> Option<Arc<Rule>> {
-        let origin = |line| Origin { file: "/etc/waxseal/policies/pay.yaml".into(), line, column: 7 };
+        let origin = |line| Origin {
+            file: std::path::Path::new("/etc/waxseal/policies/pay.yaml").into(),
+            line,
+            column: 7,
+        };
         match rule.0 {
             1 => Some(Arc::new(Rule::new("payments/from-checkout", Some("only-get"), &origin(12)))),
             2 => Some(Arc::new(Rule::new("payments/from-checkout", Some("#2"), &origin(20)))),

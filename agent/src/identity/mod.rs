@@ -7,6 +7,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use waxseal_common::ids::IdentityId;
@@ -184,7 +185,7 @@ impl Registry {
 
     /// Takes names and modes from a new set of documents: an identity whose document was renamed or has another mode
     /// keeps its number. Call it when the documents have changed, before assigning.
-    pub fn refresh(&mut self, workloads: &[Workload]) -> Result<(), Error> {
+    pub fn refresh(&mut self, workloads: &[Arc<Workload>]) -> Result<(), Error> {
         let mut state = self.state.clone();
         let mut documents: HashMap<_, Vec<&Workload>> = HashMap::new();
         for workload in workloads {

@@ -9,7 +9,7 @@ use super::*;
 use crate::attest::fake::FakeFacts;
 use crate::attest::{Decision, attest};
 use crate::cgroup::Cgroup;
-use crate::workload::{Glob, Selector};
+use crate::workload::{Glob, Labels, Selector};
 
 /// A clock that is set by hand.
 #[derive(Clone, Default)]
@@ -34,13 +34,13 @@ fn workload(name: &str) -> Workload {
         spiffe_id: format!("spiffe://cluster.local/ns/shop/sa/{name}").parse().unwrap(),
         mode: None,
         selector: Selector { cgroup: Some(Glob::path("/a").unwrap()), ..Selector::default() },
-        origin: Origin { file: "/p/a.yaml".into(), line: 3, column: 1 },
+        origin: Origin { file: Path::new("/p/a.yaml").into(), line: 3, column: 1 },
     }
 }
 
 fn proof(workload: &Workload) -> Attested {
     let cgroup = Cgroup { id: CgroupId(9), path: "/a".into() };
-    match attest(&cgroup, std::slice::from_ref(workload), &FakeFacts::default()) {
+    match attest(&cgroup, &[Arc::new(workload.clone())], &FakeFacts::default()) {
         Decision::Attested(attested) => attested,
         other => panic!("{other:?}"),
     }
@@ -108,7 +108,7 @@ fn other_labels_are_another_identity_and_another_mode_is_not() {
     web.mode = Some(Mode::Audit);
     let info = registry.assign(&proof(&web)).unwrap();
     assert_eq!((info.id.0, info.mode), (256, Some(Mode::Audit)));
-    web.labels.insert("tier".into(), "front".into());
+    web.labels = web.labels.with(&Labels::from([("tier", "front")]));
     assert_eq!(registry.assign(&proof(&web)).unwrap().id.0, 257);
 }
 
@@ -180,7 +180,7 @@ fn two_documents_of_one_identity_share_its_number_unless_policies_could_tell_the
         "{text}"
     );
     // The document was renamed: the old name is gone from the set.
-    registry.refresh(std::slice::from_ref(&second)).unwrap();
+    registry.refresh(&[Arc::new(second.clone())]).unwrap();
     let info = registry.assign(&proof(&second)).unwrap();
     assert_eq!((info.id.0, info.name.as_str(), info.mode), (256, "web-two", Some(Mode::Enforce)));
 }
@@ -267,7 +267,7 @@ fn a_workload_of_another_node_gets_a_number_and_a_name_from_its_id() {
     let clock = Hand::default();
     let mut registry = clock.open(directory.path()).unwrap();
     let own: crate::spiffe::TrustDomain = "cluster.local".parse().unwrap();
-    let labels = crate::workload::Labels::from([("app".to_owned(), "web".to_owned())]);
+    let labels = Labels::from([("app".to_owned(), "web".to_owned())]);
     let cases = [
         ("spiffe://cluster.local/ns/shop/sa/far", "shop/far", 1),
         ("spiffe://cluster.local/vm/db-1", "/vm/db-1", 1),

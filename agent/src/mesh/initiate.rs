@@ -66,7 +66,7 @@ impl Initiator<'_> {
         let message = node_message(connection, ends, Side::Initiator).map_err(HandshakeError::Tls)?;
         let hello = Question::Hello(Box::new(Hello {
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            node: to_hex(self.node.chain()),
+            node: to_hex(&self.node.chain()),
             signature: Hex(self.node.sign(&message).map_err(HandshakeError::Sign)?),
             labels: self.labels.clone(),
             replaces: self.replaces.map(|spi| spi.0),

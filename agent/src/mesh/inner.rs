@@ -196,7 +196,7 @@ impl Inner {
                 return Ok(Arc::clone(&known.proof));
             }
         }
-        let proof = Arc::new(verify(&bundles, svid.chain(), Role::Client, SystemTime::now())?);
+        let proof = Arc::new(verify(&bundles, &svid.chain(), Role::Client, SystemTime::now())?);
         let entry = Own { svid: Arc::clone(svid), revision, proof: Arc::clone(&proof) };
         let mut own = self.own.lock().unwrap_or_else(PoisonError::into_inner);
         if own.len() >= 8192 {

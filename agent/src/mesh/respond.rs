@@ -144,7 +144,7 @@ impl Inner {
             spi: installed.spi.0,
             epoch: installed.epoch,
             seconds: installed.seconds,
-            node: to_hex(answering.node.chain()),
+            node: to_hex(&answering.node.chain()),
             signature,
             labels: answering.local.as_ref().map(|local| local.labels.clone()).unwrap_or_default(),
             nonce: self.nonce,

@@ -131,6 +131,7 @@ pub fn run(config: Config) -> Result<(), Error> {
     if !nix::unistd::geteuid().is_root() {
         return Err(Error::NotRoot);
     }
+    datapath::tune_heap();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         // Each tap may be searching the history, however slowly it reads.

@@ -47,7 +47,14 @@ impl NameBook {
 
     /// Learns identities. Those that are gone keep their names until the number is given out again.
     pub(super) fn learn_identities<'a>(&self, identities: impl Iterator<Item = &'a IdentityInfo>) {
-        let named: Vec<_> = identities.map(|info| (info.id, Arc::new(Identity::new(info)))).collect();
+        let changed: Vec<_> = {
+            let book = self.open();
+            let is_known = |identity: &Identity| {
+                book.pages.identities.get(&IdentityId(identity.id)).is_some_and(|known| **known == *identity)
+            };
+            identities.map(Identity::new).filter(|identity| !is_known(identity)).collect()
+        };
+        let named = changed.into_iter().map(|identity| (IdentityId(identity.id), Arc::new(identity)));
         self.write(|pages| pages.identities.extend(named));
     }
 

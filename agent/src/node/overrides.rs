@@ -6,6 +6,7 @@ use std::fs;
 use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use waxseal_common::tables::Mode;
@@ -111,7 +112,7 @@ impl Overrides {
         let mut set = documents.clone();
         for workload in set.workloads.iter_mut().filter(|_| !self.workloads.is_empty()) {
             if let Some(set) = self.workload(&workload.full_name()) {
-                workload.mode = Some(set.mode);
+                Arc::make_mut(workload).mode = Some(set.mode);
             }
         }
         for (name, override_) in &self.namespaces {
@@ -120,7 +121,7 @@ impl Overrides {
                 mode: None,
                 default_deny: false,
                 refuse: Refuse::default(),
-                origin: Origin { file: PathBuf::from("waxseal mode set"), line: 0, column: 0 },
+                origin: Origin { file: Path::new("waxseal mode set").into(), line: 0, column: 0 },
             };
             set.namespaces.entry(name.clone()).or_insert_with(unwritten).mode = Some(override_.mode);
         }

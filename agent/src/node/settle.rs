@@ -2,6 +2,7 @@
 //! or nothing: whatever fails, what was in force stays in force.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Instant;
 
 use thiserror::Error;
@@ -76,7 +77,7 @@ fn number(
 }
 
 /// How the directories of service units and containers are called that some document may mean.
-fn expected(workloads: &[Workload]) -> BTreeSet<NamePattern> {
+fn expected(workloads: &[Arc<Workload>]) -> BTreeSet<NamePattern> {
     let units =
         workloads.iter().filter_map(|workload| workload.selector.systemd_unit.as_ref()).map(
             |unit| match unit.as_str().split_once(['*', '?']) {

@@ -17,7 +17,7 @@ use super::profile::seconds;
 use super::refusal::Refusal;
 use super::svid::Svid;
 use super::trust::Trust;
-use super::verify::{Role, verify};
+use super::verify::{Revocation, Role, verify_with};
 use crate::escape::escape;
 use crate::spiffe::SpiffeId;
 
@@ -253,7 +253,9 @@ impl Shared {
     fn recheck(&self, trust: &Trust) {
         let (bundles, now) = (trust.load(), SystemTime::now());
         for slot in self.slots().values_mut() {
-            let refused = |svid: &Arc<Svid>| verify(&bundles, svid.chain(), Role::Client, now).is_err();
+            let refused = |svid: &Arc<Svid>| {
+                verify_with(&bundles, &svid.chain(), Role::Client, now, Revocation::Complete).is_err()
+            };
             if slot.denied || slot.svid.as_ref().is_some_and(refused) {
                 let scatter = SCATTER.mul_f64(rand::rng().random_range(0.0..1.0));
                 slot.due = slot.due.min(Instant::now() + scatter);
@@ -295,7 +297,9 @@ fn fit(id: &SpiffeId, svid: Arc<Svid>, trust: &Trust) -> Result<Arc<Svid>, Unfit
     if svid.id() != id {
         return Err(Unfit::OtherId);
     }
-    verify(&trust.load(), svid.chain(), Role::Client, SystemTime::now()).map_err(Unfit::Refused)?;
+    // Nobody shows it to us again: the chains that were found good a moment ago are for those of peers.
+    verify_with(&trust.load(), &svid.chain(), Role::Client, SystemTime::now(), Revocation::Complete)
+        .map_err(Unfit::Refused)?;
     Ok(svid)
 }
 

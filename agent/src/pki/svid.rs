@@ -1,12 +1,12 @@
 //! An identity that this node can prove: a chain and the private key to it, in memory.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::SystemTime;
 
 use rustls::SignatureScheme;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::sign::CertifiedKey;
+use rustls::sign::{CertifiedKey, SigningKey};
 
 use super::certificate::{self, validity};
 use super::refusal::{Position, Refusal};
@@ -34,12 +34,35 @@ pub struct Svid {
     id: SpiffeId,
     not_before: SystemTime,
     not_after: SystemTime,
-    key: Arc<CertifiedKey>,
+    leaf: Box<[u8]>,
+    signers: Signers,
+    key: Arc<dyn SigningKey>,
+}
+
+/// The rest of a chain. Whoever has thousands of identities has it from one or two intermediates.
+type Signers = Arc<[CertificateDer<'static>]>;
+
+/// Chains of signers that are in use, so that each is in memory once.
+static IN_USE: Mutex<Vec<Weak<[CertificateDer<'static>]>>> = Mutex::new(Vec::new());
+/// How many of them are compared; any more are each kept for themselves.
+const MAX_IN_USE: usize = 16;
+
+fn shared(signers: &[CertificateDer<'static>]) -> Signers {
+    let mut in_use = IN_USE.lock().unwrap_or_else(PoisonError::into_inner);
+    in_use.retain(|known| known.strong_count() > 0);
+    if let Some(known) = in_use.iter().filter_map(Weak::upgrade).find(|known| **known == *signers) {
+        return known;
+    }
+    let fresh: Signers = signers.iter().map(|signer| signer.to_vec().into()).collect();
+    if in_use.len() < MAX_IN_USE {
+        in_use.push(Arc::downgrade(&fresh));
+    }
+    fresh
 }
 
 impl fmt::Debug for Svid {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { id, not_before, not_after, key: _ } = self;
+        let Self { id, not_before, not_after, leaf: _, signers: _, key: _ } = self;
         f.debug_struct("Svid")
             .field("id", id)
             .field("not_before", not_before)
@@ -60,9 +83,11 @@ impl Svid {
             not_after = not_after.min(validity(&certificate::parse(signer, Position(index))?).1);
         }
         let key = rustls::crypto::aws_lc_rs::sign::any_supported_type(key).map_err(Error::Key)?;
-        let key = CertifiedKey::new(chain, key);
-        key.keys_match().map_err(|_unreadable| Error::OtherKey)?;
-        Ok(Self { id, not_before, not_after, key: Arc::new(key) })
+        let whole = CertifiedKey::new(chain, key);
+        whole.keys_match().map_err(|_unreadable| Error::OtherKey)?;
+        let (leaf, signers) = whole.cert.split_first().ok_or(Refusal::NoCertificate)?;
+        let (leaf, signers) = (leaf.as_ref().into(), shared(signers));
+        Ok(Self { id, not_before, not_after, leaf, signers, key: whole.key })
     }
 
     /// Whose it is.
@@ -81,13 +106,15 @@ impl Svid {
     }
 
     /// The chain, the leaf first.
-    pub fn chain(&self) -> &[CertificateDer<'static>] {
-        &self.key.cert
+    pub fn chain(&self) -> Vec<CertificateDer<'_>> {
+        let signers = self.signers.iter().map(AsRef::as_ref);
+        std::iter::once(&*self.leaf).chain(signers).map(CertificateDer::from).collect()
     }
 
-    /// Chain and key as rustls wants them.
+    /// Chain and key as rustls wants them, made for one handshake: its form of a chain shares nothing.
     pub fn certified_key(&self) -> Arc<CertifiedKey> {
-        Arc::clone(&self.key)
+        let chain = self.chain().into_iter().map(CertificateDer::into_owned).collect();
+        Arc::new(CertifiedKey::new(chain, Arc::clone(&self.key)))
     }
 
     /// Signs a message: ECDSA P-256 with SHA-256 in ASN.1 for the keys that we make, else what the key's kind asks for.
@@ -98,7 +125,7 @@ impl Svid {
             SignatureScheme::ED25519,
             SignatureScheme::RSA_PSS_SHA256,
         ];
-        let signer = self.key.key.choose_scheme(&schemes);
+        let signer = self.key.choose_scheme(&schemes);
         let signer =
             signer.ok_or(Error::Sign(rustls::Error::General("no scheme fits the key".to_owned())))?;
         signer.sign(message).map_err(Error::Sign)

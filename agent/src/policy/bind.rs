@@ -119,7 +119,7 @@ impl<'a> Index<'a> {
         let mut index = Self { policies, whole_namespace: HashMap::new(), by_label: HashMap::new() };
         for (place, policy) in policies.iter().enumerate() {
             let namespace = policy.target.namespace.as_deref();
-            let list = match policy.target.labels.first_key_value() {
+            let list = match policy.target.labels.first() {
                 None => index.whole_namespace.entry(namespace).or_default(),
                 Some((key, value)) => index.by_label.entry((namespace, key, value)).or_default(),
             };
@@ -132,10 +132,8 @@ impl<'a> Index<'a> {
         let mut found: Vec<usize> = Vec::new();
         for namespace in [Some(identity.namespace.as_str()), None] {
             found.extend(self.whole_namespace.get(&namespace).into_iter().flatten());
-            for (key, value) in &identity.labels {
-                found.extend(
-                    self.by_label.get(&(namespace, key.as_str(), value.as_str())).into_iter().flatten(),
-                );
+            for (key, value) in identity.labels.iter() {
+                found.extend(self.by_label.get(&(namespace, key, value)).into_iter().flatten());
             }
         }
         found.retain(|place| self.policies[*place].selects(identity));

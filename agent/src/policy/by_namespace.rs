@@ -1,6 +1,7 @@
 //! Which policies and workloads of a set belong together, found without trying each with each.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use super::set::{IdentityPolicy, PolicySet};
 use crate::workload::Workload;
@@ -10,7 +11,7 @@ pub(super) struct ByNamespace<'a> {
     /// Those for every namespace are under `None`.
     policies: HashMap<Option<&'a str>, Vec<&'a IdentityPolicy>>,
     workloads: HashMap<&'a str, Vec<&'a Workload>>,
-    all: &'a [Workload],
+    all: &'a [Arc<Workload>],
 }
 
 impl<'a> ByNamespace<'a> {
@@ -37,7 +38,7 @@ impl<'a> ByNamespace<'a> {
                 let near = self.workloads.get(namespace).into_iter().flatten().copied();
                 near.filter(|workload| policy.selects(*workload)).collect()
             }
-            None => self.all.iter().filter(|workload| policy.selects(*workload)).collect(),
+            None => self.all.iter().map(Arc::as_ref).filter(|workload| policy.selects(*workload)).collect(),
         }
     }
 

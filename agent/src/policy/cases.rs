@@ -100,11 +100,11 @@ pub fn check_cases_text(
 }
 
 fn read_cases<'a>(
-    file: &'a Path,
+    file: &Path,
     text: &'a str,
     trust_domain: &'a TrustDomain,
 ) -> Result<(Written, Reader<'a>), LoadErrors> {
-    let mut reader = Reader::new(file, text, Part { text, lines_before: 0 }, trust_domain);
+    let mut reader = Reader::new(file.into(), text, Part { text, lines_before: 0 }, trust_domain);
     match reader.cases() {
         Some(written) => Ok((written, reader)),
         None => Err(LoadErrors(reader.errors)),
@@ -125,7 +125,7 @@ fn judge(
     }
     let answers = questions
         .answers(defaults)
-        .map_err(|error| LoadErrors::about(reader.file, Problem::Compile(error)))?;
+        .map_err(|error| LoadErrors::about(&reader.file, Problem::Compile(error)))?;
     let cases: Vec<CaseOutcome> =
         understood.into_iter().map(|case| CaseOutcome::of(answers.answer(&case.asked), case)).collect();
     let failed = cases.iter().filter(|case| !case.passed).count();

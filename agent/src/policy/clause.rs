@@ -3,6 +3,8 @@
 //! Native peers have one value per field; Istio, Cilium and Kubernetes have lists, and expressions over labels. A
 //! [`Clause`] is about the identity of an end or about its address, never about both, because the tables keep them apart.
 
+use std::collections::BTreeMap;
+
 use super::pattern::{IdentityPattern, TextPattern};
 use super::set::{AddressRange, Entity, Peer};
 use crate::spiffe::{SpiffeId, TrustDomain};
@@ -99,13 +101,15 @@ impl Peer {
             _ => None,
         };
         let patterns = self.clauses.iter().filter(|clause| !clause.negated).flat_map(Clause::patterns);
-        let ids: Vec<SpiffeId> = self.is.identity.iter().chain(patterns).filter_map(exact).collect();
+        let ids: Vec<SpiffeId> =
+            self.is.identity.as_deref().into_iter().chain(patterns).filter_map(exact).collect();
         if !ids.is_empty() {
             let namespace = |id: &SpiffeId| id.namespace().unwrap_or("default").to_owned();
             return ids.into_iter().map(|id| (Some(id.clone()), namespace(&id), Labels::new())).collect();
         }
         let labels = self.is.labels.clone().unwrap_or_default();
-        let asked = Target { namespace: self.is.namespace.clone(), labels, clauses: self.clauses.clone() };
+        let namespace = self.is.namespace.as_deref().map(str::to_owned);
+        let asked = Target { namespace, labels, clauses: self.clauses.to_vec() };
         let (namespace, labels) = asked.example();
         let says = self.is.namespace.is_some() || !labels.is_empty();
         if says { vec![(None, namespace, labels)] } else { Vec::new() }
@@ -174,10 +178,9 @@ impl Test {
             Self::PathNamespace(pattern) => person.spiffe_id.namespace().is_some_and(|n| pattern.matches(n)),
             Self::ServiceAccount(name) => person.spiffe_id.service_account() == Some(name),
             Self::Namespace(namespace) => person.namespace == namespace,
-            Self::Label { key, values } => person
-                .labels
-                .get(key)
-                .is_some_and(|value| values.as_ref().is_none_or(|values| values.contains(value))),
+            Self::Label { key, values } => person.labels.get(key).is_some_and(|value| {
+                values.as_ref().is_none_or(|values| values.iter().any(|one| one == value))
+            }),
             Self::Entity(entity) => matches!(entity, Entity::Any | Entity::AnyAuthenticated),
             Self::NamespaceLabels { .. } => false,
         }
@@ -193,19 +196,19 @@ impl Target {
     /// The namespace and the labels of some workload that it probably binds.
     pub(super) fn example(&self) -> (String, Labels) {
         let mut namespace = self.namespace.clone();
-        let mut labels = self.labels.clone();
+        let mut labels: BTreeMap<&str, &str> = self.labels.iter().collect();
         for clause in self.clauses.iter().filter(|clause| !clause.negated) {
             let Tests::Identity(tests) = &clause.tests else { continue };
             match tests.first() {
                 Some(Test::Label { key, values }) => {
                     let value = values.as_ref().and_then(|values| values.first());
-                    labels.entry(key.clone()).or_insert_with(|| value.cloned().unwrap_or_default());
+                    labels.entry(key).or_insert_with(|| value.map_or("", String::as_str));
                 }
                 Some(Test::Namespace(name)) => namespace = namespace.or_else(|| Some(name.clone())),
                 _ => {}
             }
         }
-        (namespace.unwrap_or_else(|| "default".to_owned()), labels)
+        (namespace.unwrap_or_else(|| "default".to_owned()), labels.into_iter().collect())
     }
 
     /// Whether it binds this workload.

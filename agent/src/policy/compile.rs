@@ -9,17 +9,19 @@ use std::sync::Arc;
 
 use thiserror::Error;
 use waxseal_common::ids::{IdentityId, RuleId};
-use waxseal_common::tables::{IdentityRow, PortSet};
+use waxseal_common::tables::IdentityRow;
 use waxseal_common::verdict::Direction;
 
 use super::bind::{self, Bindings};
 use super::classes::{People, Places};
 use super::compiled::{Compiled, RuleInfo};
 use super::condition::{AddressCondition, IdentityCondition};
+use super::digest::Digest;
 use super::intern::{Exhausted, Interner};
+use super::ports::PackedSet;
 use super::prepare::Prepared;
 use super::rows::{Fragments, Rows};
-use super::set::{IdentityPolicy, NodeDefaults, PolicySet, Rule};
+use super::set::{IdentityPolicy, NodeDefaults, PolicySet};
 use super::subject::About;
 use crate::workload::{IdentityInfo, Origin};
 
@@ -73,20 +75,13 @@ const FORGET_EVERY: u64 = 16;
 /// The numbers given out.
 #[derive(Debug)]
 pub(super) struct Numbers {
-    pub(super) identity_conditions: Interner<IdentityCondition>,
-    pub(super) address_conditions: Interner<AddressCondition>,
+    pub(super) identity_conditions: Interner<Arc<IdentityCondition>>,
+    pub(super) address_conditions: Interner<Arc<AddressCondition>>,
     pub(super) peer_classes: Interner<Vec<u32>>,
     pub(super) address_classes: Interner<Vec<u32>>,
     pub(super) rule_sets: Interner<(Direction, Vec<String>)>,
-    pub(super) port_sets: Interner<Arc<PortSet>>,
-    pub(super) rules: Interner<RuleContent>,
-}
-
-/// A rule keeps its number for as long as all of this stays.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(super) struct RuleContent {
-    pub(super) info: RuleInfo,
-    pub(super) rule: Option<Rule>,
+    pub(super) port_sets: Interner<Arc<PackedSet>>,
+    pub(super) rules: Interner<Digest>,
 }
 
 /// What the compilation before has made. Belongs to one set of documents and identities; after a failure it is empty.

@@ -7,9 +7,10 @@ use std::sync::Arc;
 use serde::{Serialize, Serializer};
 use waxseal_common::address::Address;
 use waxseal_common::ids::{IdentityId, RuleId};
-use waxseal_common::tables::{AddressRow, IdentityRow, Outcome, PortSet, RowKey, Tables};
+use waxseal_common::tables::{AddressRow, IdentityRow, Outcome, RowKey, Tables};
 use waxseal_common::verdict::Direction;
 
+use super::ports::PackedSet;
 use super::set::direction_word;
 use crate::cidr::Cidr;
 use crate::workload::Origin;
@@ -24,7 +25,7 @@ pub struct Compiled {
     /// Which port set holds for which rule set, peer class and address class.
     pub rows: BTreeMap<RowKey, u32>,
     /// The port sets by number.
-    pub sets: BTreeMap<u32, Arc<PortSet>>,
+    pub sets: BTreeMap<u32, Arc<PackedSet>>,
     /// What the rule numbers in rows and port sets mean.
     pub rules: BTreeMap<RuleId, Arc<RuleInfo>>,
 }
@@ -159,10 +160,10 @@ impl Compiled {
     pub(super) fn named_rules(&self) -> BTreeSet<RuleId> {
         let subjects = self.identities.values().flat_map(|row| [row.ingress, row.egress]);
         let selectors = subjects.flat_map(|subject| [subject.selected_by, subject.shadow_selected_by]);
-        let sets = self.sets.values().flat_map(|set| {
-            let ranges = set.ranges.iter().take(set.count as usize);
-            ranges.map(|range| range.outcome.rule).chain([set.otherwise.rule])
-        });
+        let sets = self
+            .sets
+            .values()
+            .flat_map(|set| set.ranges.iter().map(|range| range.outcome.rule).chain([set.otherwise.rule]));
         selectors.chain(sets).filter(|rule| *rule != RuleId::NONE).collect()
     }
 }
@@ -174,6 +175,6 @@ impl Tables for Compiled {
 
     fn outcome(&self, key: &RowKey, protocol: u8, port: u16) -> Outcome {
         let set = self.rows.get(key).and_then(|set| self.sets.get(set));
-        set.map_or(Outcome::default(), |set| set.outcome(protocol, port))
+        set.map_or(Outcome::default(), |set| set.unpacked().outcome(protocol, port))
     }
 }

@@ -31,9 +31,9 @@ pub(super) struct IdentityCondition {
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 struct Who {
-    identity: Option<IdentityPattern>,
+    identity: Option<Box<IdentityPattern>>,
     trust_domain: Option<TrustDomain>,
-    namespace: Option<String>,
+    namespace: Option<Box<str>>,
     labels: Option<Labels>,
     entity: Option<Entity>,
 }
@@ -59,7 +59,7 @@ pub(super) enum End<'a> {
 impl Conditions {
     /// The conditions of a peer; `None` when it can never match.
     pub(super) fn of(peer: &Peer) -> Option<Self> {
-        if peer.not.entity == Some(Entity::Any) {
+        if peer.not().entity == Some(Entity::Any) {
             return None;
         }
         let mut is = Who::of(&peer.is);
@@ -67,9 +67,12 @@ impl Conditions {
         if is.entity == Some(Entity::Any) {
             is.entity = None;
         }
-        let mut identity = IdentityCondition { is, not: Who::of(&peer.not), clauses: Vec::new() };
-        let mut address =
-            AddressCondition { is: peer.is.range.clone(), not: peer.not.range.clone(), clauses: Vec::new() };
+        let mut identity = IdentityCondition { is, not: Who::of(peer.not()), clauses: Vec::new() };
+        let mut address = AddressCondition {
+            is: peer.is.range.clone(),
+            not: peer.not().range.clone(),
+            clauses: Vec::new(),
+        };
         for Clause { negated, tests } in &peer.clauses {
             match tests {
                 Tests::Address(ranges) => address.clauses.push((*negated, ranges.clone())),
@@ -126,7 +129,7 @@ impl Who {
     fn fields(&self) -> impl Iterator<Item = Field<'_>> {
         let Self { identity, trust_domain, namespace, labels, entity } = self;
         [
-            identity.as_ref().map(Field::Identity),
+            identity.as_deref().map(Field::Identity),
             trust_domain.as_ref().map(Field::TrustDomain),
             namespace.as_deref().map(Field::Namespace),
             labels.as_ref().map(Field::Labels),
@@ -250,11 +253,11 @@ impl<'a> Index<'a> {
 
     fn insert(&mut self, number: u32, condition: &'a IdentityCondition) {
         let Who { identity, labels, namespace, .. } = &condition.is;
-        let label = labels.as_ref().and_then(|labels| labels.first_key_value());
-        let list = match (identity, label, namespace) {
+        let label = labels.as_ref().and_then(|labels| labels.first());
+        let list = match (identity.as_deref(), label, namespace) {
             (Some(IdentityPattern::Exact(id)), _, _) => self.by_identity.entry(id).or_default(),
-            (_, Some((key, value)), _) => self.by_label.entry((key.as_str(), value.as_str())).or_default(),
-            (_, _, Some(namespace)) => self.by_namespace.entry(namespace.as_str()).or_default(),
+            (_, Some((key, value)), _) => self.by_label.entry((key, value)).or_default(),
+            (_, _, Some(namespace)) => self.by_namespace.entry(namespace).or_default(),
             _ => match condition.key_tests() {
                 Some(tests) => return self.insert_tests(number, tests),
                 None => &mut self.anything,
@@ -288,8 +291,8 @@ impl<'a> Index<'a> {
         if let End::Workload(workload) = end {
             found.extend(self.by_identity.get(&workload.spiffe_id).into_iter().flatten());
             found.extend(self.by_namespace.get(workload.namespace.as_str()).into_iter().flatten());
-            for (key, value) in &workload.labels {
-                found.extend(self.by_label.get(&(key.as_str(), value.as_str())).into_iter().flatten());
+            for (key, value) in workload.labels.iter() {
+                found.extend(self.by_label.get(&(key, value)).into_iter().flatten());
             }
         }
         found.sort_unstable();

@@ -4,12 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{self, Write as _};
 
 use waxseal_common::ids::{IdentityId, RuleId};
-use waxseal_common::tables::{AddressRow, Outcome, PortRange, PortSet, RowKey, Subject};
+use waxseal_common::tables::{AddressRow, Outcome, PortRange, RowKey, Subject};
 use waxseal_common::verdict::Direction;
 
 use super::clause::{Clause, Target, Test, Tests};
 use super::compiled::Compiled;
-use super::ports::Ports;
+use super::ports::{PackedSet, Ports};
 use super::set::{Action, AddressRange, Fields, Peer, Rule, direction_word};
 use crate::escape::escape;
 use crate::workload::{IdentityInfo, Labels};
@@ -74,7 +74,7 @@ const fn preposition(direction: Direction) -> &'static str {
 impl fmt::Display for Peer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut parts = field_texts(&self.is);
-        parts.extend(field_texts(&self.not).into_iter().map(|text| format!("not {text}")));
+        parts.extend(field_texts(self.not()).into_iter().map(|text| format!("not {text}")));
         parts.extend(self.clauses.iter().map(ToString::to_string));
         if parts.is_empty() {
             return f.write_str("everybody");
@@ -304,9 +304,9 @@ fn some_of(names: &BTreeSet<String>) -> String {
 }
 
 /// Every range of a set with what holds there; the rest comes last.
-fn outcomes(set: &PortSet) -> Vec<(String, Outcome)> {
-    let ranges = set.ranges.iter().take(set.count as usize);
-    let mut found: Vec<(String, Outcome)> = ranges.map(|range| (range_text(range), range.outcome)).collect();
+fn outcomes(set: &PackedSet) -> Vec<(String, Outcome)> {
+    let mut found: Vec<(String, Outcome)> =
+        set.ranges.iter().map(|range| (range_text(range), range.outcome)).collect();
     if set.otherwise.action != Outcome::NOTHING {
         let rest = if found.is_empty() { "every port" } else { "every other port" };
         found.push((rest.to_owned(), set.otherwise));

@@ -71,6 +71,7 @@ impl<'a> Gathered<'a> {
         for object in &document.objects {
             if let Some((origin, problem)) = self.add_object(object) {
                 let Origin { file, line, column } = origin;
+                let file = file.to_path_buf();
                 let excerpt = excerpt(text, line, column);
                 self.errors.push(LoadError { file, line, column, problem, excerpt });
             }
@@ -95,7 +96,7 @@ impl<'a> Gathered<'a> {
         match object {
             Object::Policies { policies, .. } => self.set.policies.extend(policies.iter().cloned()),
             Object::PeerAuthentication(document) => self.peer_authentication.push((**document).clone()),
-            Object::Workload(workload) => self.set.workloads.push((**workload).clone()),
+            Object::Workload(workload) => self.set.workloads.push(Arc::clone(workload)),
             Object::Mesh(mesh) => self.set.mesh = Some(mesh.clone()),
             Object::Namespace((namespace, labels)) => {
                 self.label_namespace(&namespace.name, labels.as_ref());
@@ -114,7 +115,8 @@ impl<'a> Gathered<'a> {
     /// Labels that two documents tell of one namespace add up.
     fn label_namespace(&mut self, name: &str, labels: Option<&Labels>) {
         if let Some(labels) = labels {
-            self.set.namespace_labels.entry(name.to_owned()).or_default().extend(labels.clone());
+            let known = self.set.namespace_labels.entry(name.to_owned()).or_default();
+            *known = known.with(labels);
         }
     }
 }
@@ -129,7 +131,7 @@ pub(super) struct Document {
 
 /// Understands one document, whatever the others say. With any mistake, what it says is incomplete.
 pub(super) fn understand(
-    file: &Path,
+    file: &Arc<Path>,
     text: &str,
     part: Part<'_>,
     trust_domain: &TrustDomain,
@@ -143,7 +145,7 @@ pub(super) fn understand(
 impl Document {
     fn read(
         &mut self,
-        file: &Path,
+        file: &Arc<Path>,
         text: &str,
         part: Part<'_>,
         trust_domain: &TrustDomain,
@@ -153,14 +155,17 @@ impl Document {
         if errors.len() >= GATHERED {
             return;
         }
-        let mut reader = Reader::new(file, text, part, trust_domain);
+        let mut reader = Reader::new(Arc::clone(file), text, part, trust_domain);
         let mut items = Vec::new();
         match read_object(&mut reader) {
             Some(Read::List) if depth >= MAX_NESTING => {
                 let _none: Option<()> = reader.refuse_start(Problem::ListItem);
             }
             Some(Read::List) => items = import::items(&mut reader),
-            Some(Read::Object(object)) => self.objects.push(object),
+            Some(Read::Object(object)) => {
+                self.objects.reserve_exact(1);
+                self.objects.push(object);
+            }
             None => {}
         }
         errors.append(&mut reader.errors);
@@ -189,7 +194,7 @@ enum Object {
         policies: Vec<Arc<IdentityPolicy>>,
     },
     PeerAuthentication(Box<PeerAuthentication>),
-    Workload(Box<Workload>),
+    Workload(Arc<Workload>),
     Namespace((Namespace, Option<Labels>)),
     Mesh(Mesh),
     ClusterNamespace {
@@ -204,7 +209,12 @@ impl Object {
     fn policies(policies: Vec<IdentityPolicy>) -> Option<Self> {
         let first = policies.first()?;
         let (kind, title, origin) = (first.kind, first.title(), first.origin.clone());
-        Some(Self::Policies { kind, title, origin, policies: policies.into_iter().map(Arc::new).collect() })
+        Some(Self::Policies {
+            kind,
+            title,
+            origin,
+            policies: policies.into_iter().map(IdentityPolicy::exact).map(Arc::new).collect(),
+        })
     }
 
     fn identity(&self) -> (&'static str, String, Origin) {
@@ -249,7 +259,7 @@ fn read_object(reader: &mut Reader<'_>) -> Option<Read> {
     let object = match kind {
         Kind::List => return Some(Read::List),
         Kind::IdentityPolicy => Object::policies(vec![reader.policy(origin)?]),
-        Kind::Workload => reader.workload(origin).map(Box::new).map(Object::Workload),
+        Kind::Workload => reader.workload(origin).map(Arc::new).map(Object::Workload),
         Kind::Namespace => reader.namespace(origin).map(Object::Namespace),
         Kind::Mesh => reader.mesh(origin).map(Object::Mesh),
         Kind::NotAPolicy => {

@@ -142,6 +142,7 @@ impl Library {
             let parts = stream::documents(&old.text).into_iter().zip(&old.documents);
             parts.filter_map(|(part, document)| Some((part, document.as_ref()?))).collect()
         });
+        let path: Arc<Path> = path.into();
         let documents: Vec<Option<Arc<Document>>> = stream::documents(&text)
             .into_iter()
             .map(|part| match known.get(&part) {
@@ -149,7 +150,7 @@ impl Library {
                 // Enough is wrong already.
                 None if errors.len() >= GATHERED => None,
                 None => {
-                    let (document, mut mistakes) = understand(path, &text, part, &self.trust_domain);
+                    let (document, mut mistakes) = understand(&path, &text, part, &self.trust_domain);
                     let is_good = mistakes.is_empty();
                     errors.append(&mut mistakes);
                     is_good.then(|| Arc::new(document))

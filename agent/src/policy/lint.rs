@@ -87,19 +87,19 @@ fn lint_reach(rules: &[Rule], direction: Direction, found: &mut Found) {
 }
 
 fn same_peers(a: &Rule, b: &Rule) -> bool {
-    let texts = |rule: &Rule| {
-        rule.peers.as_ref().map(|peers| {
-            peers.iter().map(|p| (p.is.clone(), p.not.clone(), p.clauses.clone())).collect::<Vec<_>>()
-        })
-    };
-    texts(a) == texts(b)
+    let same = |a: &Peer, b: &Peer| a.is == b.is && a.not == b.not && a.clauses == b.clauses;
+    match (&a.peers, &b.peers) {
+        (None, None) => true,
+        (Some(a), Some(b)) => a.len() == b.len() && a.iter().zip(b).all(|(a, b)| same(a, b)),
+        _ => false,
+    }
 }
 
 fn matches_everything(rule: &Rule) -> bool {
     let everybody = Fields { entity: Some(Entity::Any), ..Fields::default() };
     rule.ports.is_none()
         && rule.peers.as_ref().is_none_or(|peers| {
-            peers.iter().any(|peer| peer.is == everybody && peer.not.is_empty() && peer.clauses.is_empty())
+            peers.iter().any(|peer| peer.is == everybody && peer.not.is_none() && peer.clauses.is_empty())
         })
 }
 
@@ -128,8 +128,8 @@ fn lint_peer(action: Action, peer: &Peer, found: &mut Found) {
         found.warn(&peer.origin, "never-matches", text.to_owned());
         return;
     }
-    for fields in [&peer.is, &peer.not] {
-        if let Some(IdentityPattern::Prefix(prefix)) = &fields.identity
+    for fields in [&peer.is, peer.not()] {
+        if let Some(IdentityPattern::Prefix(prefix)) = fields.identity.as_deref()
             && !prefix.ends_with('/')
         {
             found.warn(&peer.origin, "open-prefix", open_prefix(prefix));
@@ -143,7 +143,7 @@ fn lint_peer(action: Action, peer: &Peer, found: &mut Found) {
         }
     }
     let asks_who = asks_for_workload(&peer.is) || peer.is.entity.is_some_and(|entity| entity != Entity::Any);
-    if action == Action::Allow && !asks_who && asks_for_workload(&peer.not) {
+    if action == Action::Allow && !asks_who && asks_for_workload(peer.not()) {
         let text = "a peer with nothing but `not` also matches ends without a SPIFFE ID; add `entity: any-authenticated` \
                     if that is not meant";
         found.warn(&peer.origin, "matches-unauthenticated", text.to_owned());
@@ -163,8 +163,8 @@ fn asks_for_workload(fields: &Fields) -> bool {
 
 fn never_matches(peer: &Peer) -> bool {
     let no_workload = matches!(peer.is.entity, Some(Entity::Host | Entity::World | Entity::Unmanaged));
-    let excluded = peer.not.entity.is_some() && peer.not.entity == peer.is.entity;
-    peer.not.entity == Some(Entity::Any) || excluded || no_workload && asks_for_workload(&peer.is)
+    let excluded = peer.not().entity.is_some() && peer.not().entity == peer.is.entity;
+    peer.not().entity == Some(Entity::Any) || excluded || no_workload && asks_for_workload(&peer.is)
 }
 
 /// A workload that may call only whom rules allow, and no rule lets it ask for names.
@@ -189,7 +189,8 @@ fn lint_name_resolution(set: &PolicySet, near: &ByNamespace<'_>, found: &mut Fou
 /// Whether a kubelet runs it, by the labels that a kubelet gives to containers.
 fn is_of_kubelet(workload: &Workload) -> bool {
     let container = workload.selector.container.as_ref();
-    container.is_some_and(|container| container.labels.keys().any(|key| key.starts_with("io.kubernetes.")))
+    container
+        .is_some_and(|container| container.labels.iter().any(|(key, _)| key.starts_with("io.kubernetes.")))
 }
 
 /// A container of a kubelet that only named workloads may call: who looks after its health is none of them.

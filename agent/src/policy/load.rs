@@ -7,6 +7,7 @@ use std::fs::{File, OpenOptions};
 use std::io::Read as _;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::error::{Excerpt, GATHERED, LoadError, LoadErrors, Problem};
 use super::gather::{Gathered, understand};
@@ -113,7 +114,7 @@ fn list(path: &Path, files: &mut Vec<PathBuf>, gathered: &mut Gathered<'_>) -> R
             files.push(entry.path());
         } else if !hidden && entry.file_type().is_ok_and(|kind| kind.is_dir()) {
             gathered.warnings.push(Warning {
-                origin: Origin { file: entry.path(), line: 0, column: 0 },
+                origin: Origin { file: entry.path().into(), line: 0, column: 0 },
                 code: "directory-not-read",
                 text: "a directory inside a policy directory is not read".to_owned(),
             });
@@ -207,11 +208,12 @@ fn read_text(file: &Path, bytes: &[u8], gathered: &mut Gathered<'_>) {
         Ok(text) => text,
         Err(LoadErrors(mut errors)) => return gathered.errors.append(&mut errors),
     };
+    let file: Arc<Path> = file.into();
     for part in stream::documents(text) {
         if gathered.errors.len() >= GATHERED {
             return;
         }
-        let (document, mut mistakes) = understand(file, text, part, gathered.trust_domain);
+        let (document, mut mistakes) = understand(&file, text, part, gathered.trust_domain);
         gathered.errors.append(&mut mistakes);
         gathered.add(text, &document);
     }

@@ -16,6 +16,7 @@ mod compile;
 mod compiled;
 mod condition;
 mod describe;
+mod digest;
 mod ends;
 mod error;
 mod explain;
@@ -65,7 +66,7 @@ pub use load::{MAX_FILE_BYTES, MAX_FILES, Ownership, load, load_from, parse, par
 pub use modes::{ModeFrom, mode_of};
 pub use pattern::{IdentityPattern, PatternError, TextPattern};
 pub use plan::{Capacity, Change, Pinned, Plan, PlanError, plan};
-pub use ports::{Ports, PortsError};
+pub use ports::{PackedSet, Ports, PortsError};
 pub use set::{
     Action, AddressRange, Entity, Fields, IdentityPolicy, Mesh, MeshPeer, Namespace, NodeDefaults, Peer,
     PolicySet, Posture, Refuse, Rule, Silent, direction_word,

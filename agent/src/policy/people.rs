@@ -3,6 +3,7 @@
 
 use std::collections::HashSet;
 use std::path::Path;
+use std::sync::Arc;
 
 use super::error::{LoadErrors, Problem};
 use super::import::Node;
@@ -11,7 +12,7 @@ use super::reader::{DEFAULT_NAMESPACE, Reader};
 use super::set::PolicySet;
 use super::stream::Part;
 use crate::spiffe::{SpiffeId, TrustDomain};
-use crate::workload::{Labels, Selector, Workload};
+use crate::workload::{Selector, Workload};
 
 /// The keys of one workload. The last two are of the list that a node prints and say nothing here.
 const KEYS: [&str; 5] = ["workload", "spiffe_id", "labels", "identity", "endpoints"];
@@ -31,14 +32,14 @@ impl PolicySet {
         text: &str,
         trust_domain: &TrustDomain,
     ) -> Result<(), LoadErrors> {
-        let mut reader = Reader::new(file, text, Part { text, lines_before: 0 }, trust_domain);
+        let mut reader = Reader::new(file.into(), text, Part { text, lines_before: 0 }, trust_domain);
         let found = reader.people();
         if !reader.errors.is_empty() {
             return Err(LoadErrors(reader.errors));
         }
-        let known: HashSet<String> = self.workloads.iter().map(Workload::full_name).collect();
+        let known: HashSet<String> = self.workloads.iter().map(|workload| workload.full_name()).collect();
         let new = found.into_iter().flatten().filter(|workload| !known.contains(&workload.full_name()));
-        self.workloads.extend(new);
+        self.workloads.extend(new.map(Arc::new));
         Ok(())
     }
 }
@@ -71,19 +72,19 @@ impl Reader<'_> {
             Ok(id) => id,
             Err((place, error)) => return self.refuse(place, Problem::from(error)),
         };
-        let mut labels = Labels::new();
+        let mut labels = Vec::new();
         if let Some(node) = object.get("labels") {
             for (key, value) in self.entries(node)? {
                 let text = self.text(value)?;
                 self.label(&key.value, text, value.place)?;
-                labels.insert(key.value.clone(), text.to_owned());
+                labels.push((key.value.as_str(), text));
             }
         }
         let origin = self.origin(node.place);
         Some(Workload {
             namespace,
             name,
-            labels,
+            labels: labels.into_iter().collect(),
             spiffe_id,
             mode: None,
             selector: Selector::default(),

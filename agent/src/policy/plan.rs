@@ -13,6 +13,7 @@ use waxseal_common::tables::{
 };
 
 use super::compiled::{Compiled, Prefix};
+use super::ports::PackedSet;
 
 /// How many entries each map can hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,7 +43,7 @@ pub struct Plan {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
     /// Writes a port set under a number that no row uses yet.
-    PutSet(u32, Arc<PortSet>),
+    PutSet(u32, Arc<PackedSet>),
     /// Writes a row.
     PutRow(RowKey, RowEntry),
     /// Writes an identity.
@@ -282,7 +283,8 @@ impl Pinned {
                 pinned.settle.push(Change::PutRow(key, RowEntry { from: revision, new: set, old: set }));
             }
         }
-        pinned.compiled.sets = sets.into_iter().map(|(number, set)| (number, Arc::new(set))).collect();
+        pinned.compiled.sets =
+            sets.into_iter().map(|(number, set)| (number, Arc::new(PackedSet::from(&set)))).collect();
         pinned.first_free = pinned.compiled.highest_number().saturating_add(1);
         pinned
     }

@@ -175,6 +175,34 @@ pub(super) fn but_tcp(but: &[u16], others: bool) -> Vec<Ports> {
     found
 }
 
+/// A [`PortSet`] without the room that it does not use: most say a few things, and there may be as many as rules.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct PackedSet {
+    /// What holds for everything that no range names.
+    pub otherwise: Outcome,
+    /// The ranges in use, in order.
+    pub ranges: Box<[PortRange]>,
+}
+
+impl From<&PortSet> for PackedSet {
+    fn from(set: &PortSet) -> Self {
+        Self {
+            otherwise: set.otherwise,
+            ranges: set.ranges.iter().take(set.count as usize).copied().collect(),
+        }
+    }
+}
+
+impl PackedSet {
+    /// The set as the map holds it.
+    pub fn unpacked(&self) -> PortSet {
+        let count = self.ranges.len().min(RANGES_PER_SET);
+        let mut set = PortSet { otherwise: self.otherwise, count: count as u32, ..PortSet::default() };
+        set.ranges[..count].copy_from_slice(&self.ranges[..count]);
+        set
+    }
+}
+
 /// One rule as far as a row is concerned.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Entry<'a> {
@@ -345,5 +373,17 @@ mod tests {
         assert_eq!(set.outcome(255, 65535).action, Outcome::DENY);
         assert_eq!(set.outcome(0, 0).action, Outcome::DENY);
         assert_eq!(set.outcome(1, 0).action, Outcome::NOTHING);
+    }
+
+    #[test]
+    fn a_packed_set_is_the_same_set() {
+        for count in [0u16, 1, 63, 64] {
+            let port = |number| Ports { protocol: 6, low: number * 2 + 1, high: number * 2 + 1 };
+            let ports: Vec<Ports> = (0..count).map(port).collect();
+            let rules = [entry(1, Action::Deny, Some(&ports)), entry(2, Action::Allow, None)];
+            let set = flatten(&rules).unwrap();
+            assert_eq!(PackedSet::from(&set).unpacked(), set, "{count} ranges");
+            assert_eq!(PackedSet::from(&set).ranges.len(), usize::from(count));
+        }
     }
 }

@@ -7,9 +7,10 @@ use std::sync::Arc;
 use waxseal_common::ids::RuleId;
 use waxseal_common::verdict::Direction;
 
-use super::compile::{CompileError, Numbers, RuleContent};
+use super::compile::{CompileError, Numbers};
 use super::compiled::RuleInfo;
 use super::condition::{AddressCondition, Conditions, IdentityCondition};
+use super::digest::Digest;
 use super::ports::Ports;
 use super::set::{Action, IdentityPolicy, Rule};
 
@@ -63,7 +64,7 @@ impl PreparedRule {
 /// The conditions in use, how often each is, and what has changed since the compilation before.
 #[derive(Debug)]
 pub(super) struct InUse<C> {
-    counted: HashMap<u32, (u32, C)>,
+    counted: HashMap<u32, (u32, Arc<C>)>,
     pub(super) fresh: Vec<u32>,
     pub(super) gone: Vec<u32>,
 }
@@ -76,11 +77,11 @@ impl<C> Default for InUse<C> {
 
 impl<C> InUse<C> {
     pub(super) fn get(&self, number: u32) -> Option<&C> {
-        self.counted.get(&number).map(|(_, condition)| condition)
+        self.counted.get(&number).map(|(_, condition)| &**condition)
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = (u32, &C)> {
-        self.counted.iter().map(|(number, (_, condition))| (*number, condition))
+        self.counted.iter().map(|(number, (_, condition))| (*number, &**condition))
     }
 
     /// Whether other conditions are in use than the time before.
@@ -93,7 +94,7 @@ impl<C> InUse<C> {
         self.gone.clear();
     }
 
-    fn add(&mut self, number: u32, condition: C) {
+    fn add(&mut self, number: u32, condition: Arc<C>) {
         let (count, _) = self.counted.entry(number).or_insert_with(|| {
             self.fresh.push(number);
             (0, condition)
@@ -225,9 +226,8 @@ impl Prepared {
             let mut list = Vec::new();
             for (place, rule) in policy.rules(direction).into_iter().flatten().enumerate() {
                 let info = rule_info(policy, direction, place, rule);
-                let content = RuleContent { info, rule: Some(rule.clone()) };
-                let id = RuleId(numbers.rules.number(&content)?);
-                prepared.infos.push((id, Arc::new(content.info)));
+                let id = RuleId(numbers.rules.number(&Digest::of(&(&info, Some(rule))))?);
+                prepared.infos.push((id, Arc::new(info)));
                 let peers = self.peers(rule, numbers)?;
                 list.push(PreparedRule { id, action: rule.action, place, peers });
             }
@@ -244,12 +244,12 @@ impl Prepared {
         let mut list = Vec::with_capacity(peers.len());
         for Conditions { identity, address } in peers.iter().filter_map(Conditions::of) {
             let mut found = (None, None);
-            if let Some(condition) = identity {
+            if let Some(condition) = identity.map(Arc::new) {
                 let number = numbers.identity_conditions.number(&condition)?;
                 self.identities.add(number, condition);
                 found.0 = Some(number);
             }
-            if let Some(condition) = address {
+            if let Some(condition) = address.map(Arc::new) {
                 let number = numbers.address_conditions.number(&condition)?;
                 self.addresses.add(number, condition);
                 found.1 = Some(number);

@@ -91,7 +91,7 @@ impl Reader<'_> {
         Rule {
             name: name.and_then(|name| self.rule_name(&name)),
             action: action.and_then(|text| self.word(&text, "action", &actions)).unwrap_or(Action::Allow),
-            peers: peers.map(|peers| peers.into_iter().filter_map(|peer| self.peer(peer)).collect()),
+            peers: peers.map(|peers| self.peers(peers)),
             ports: ports.map(|ports| self.ports(&ports)),
             origin,
         }
@@ -111,12 +111,22 @@ impl Reader<'_> {
         ports.iter().filter_map(|text| self.parsed(text, Ports::parse)).flatten().collect()
     }
 
+    /// Not collected: that would put them into the place of what was read, which is many times as large, and each list would
+    /// stay with a hole behind it.
+    fn peers(&mut self, peers: Vec<Spanned<PeerSpec>>) -> Vec<Peer> {
+        let mut found = Vec::with_capacity(peers.len());
+        for peer in peers {
+            found.extend(self.peer(peer));
+        }
+        found
+    }
+
     fn peer(&mut self, peer: Spanned<PeerSpec>) -> Option<Peer> {
         let (place, mistakes) = (peer.referenced, self.errors.len());
         let PeerSpec { identity, trust_domain, namespace, labels, cidr, except, entity, not } = peer.value;
         let is = self.fields(FieldTexts { identity, trust_domain, namespace, labels, cidr, except, entity });
         let not = match not {
-            None => Fields::default(),
+            None => None,
             Some(not) => {
                 let place = not.referenced;
                 let NotSpec { identity, trust_domain, namespace, labels, cidr, except, entity } = not.value;
@@ -132,22 +142,22 @@ impl Reader<'_> {
                 if not.is_empty() && self.errors.len() == mistakes {
                     self.refuse(place, Problem::EmptyNot)?;
                 }
-                not
+                Some(not).filter(|not| !not.is_empty()).map(Box::new)
             }
         };
-        if is.is_empty() && not.is_empty() && self.errors.len() == mistakes {
+        if is.is_empty() && not.is_none() && self.errors.len() == mistakes {
             self.refuse(place, Problem::EmptyPeer)?;
         }
-        Some(Peer { is, not, clauses: Vec::new(), origin: self.origin(place) })
+        Some(Peer { is, not, clauses: Box::default(), origin: self.origin(place) })
     }
 
     fn fields(&mut self, texts: FieldTexts) -> Fields {
         let FieldTexts { identity, trust_domain, namespace, labels, cidr, except, entity } = texts;
         Fields {
-            identity: identity.and_then(|text| self.parsed(&text, IdentityPattern::parse)),
+            identity: identity.and_then(|text| self.parsed(&text, IdentityPattern::parse)).map(Box::new),
             trust_domain: trust_domain
                 .and_then(|text| self.parsed(&text, str::parse::<crate::spiffe::TrustDomain>)),
-            namespace: namespace.and_then(|text| self.name(&text)),
+            namespace: namespace.and_then(|text| self.name(&text)).map(String::into_boxed_str),
             labels: labels.and_then(|labels| self.peer_labels(&labels)),
             range: self.range(cidr, except),
             entity: entity.and_then(|text| self.word(&text, "entity", &Entity::WORDS)),
@@ -174,6 +184,6 @@ impl Reader<'_> {
             }
             holes.push(hole);
         }
-        Some(AddressRange { cidr, except: holes })
+        Some(AddressRange { cidr, except: holes.into() })
     }
 }

@@ -37,7 +37,7 @@ impl Reader<'_> {
         let found = Selector {
             systemd_unit: systemd_unit.and_then(|text| self.parsed(&text, str::parse::<Glob>)),
             cgroup: cgroup.and_then(|text| self.parsed(&text, Glob::path)),
-            container: container.and_then(|container| self.container(container)),
+            container: container.and_then(|container| self.container(container)).map(Box::new),
             uid,
             executable: executable.and_then(|text| self.parsed(&text, executable_of)),
         };

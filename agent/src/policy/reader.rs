@@ -1,6 +1,7 @@
 //! Reads one document: its shape first, then the small words and names that all kinds share.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use serde::de::DeserializeOwned;
 use serde_saphyr::{Location, MergeKeyPolicy, Options};
@@ -25,7 +26,7 @@ const MAX_NAME: usize = 253;
 /// One document of one file, and the mistakes found in it.
 #[derive(Debug)]
 pub(super) struct Reader<'a> {
-    pub(super) file: &'a Path,
+    pub(super) file: Arc<Path>,
     text: &'a str,
     part: Part<'a>,
     /// A document with any mistake is refused with its whole set, so readers may go on with whatever they have.
@@ -37,7 +38,7 @@ pub(super) struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
-    pub(super) fn new(file: &'a Path, text: &'a str, part: Part<'a>, trust_domain: &'a TrustDomain) -> Self {
+    pub(super) fn new(file: Arc<Path>, text: &'a str, part: Part<'a>, trust_domain: &'a TrustDomain) -> Self {
         Self { file, text, part, errors: Vec::new(), warnings: Vec::new(), trust_domain }
     }
 
@@ -74,7 +75,7 @@ impl<'a> Reader<'a> {
     /// Where in the file a place in the document is.
     pub(super) fn origin(&self, place: Location) -> Origin {
         Origin {
-            file: self.file.to_owned(),
+            file: Arc::clone(&self.file),
             line: place.line() as u32 + self.part.lines_before,
             column: place.column() as u32,
         }
@@ -96,7 +97,7 @@ impl<'a> Reader<'a> {
             return None;
         }
         let excerpt = excerpt(self.text, line, column);
-        self.errors.push(LoadError { file: self.file.to_owned(), line, column, problem, excerpt });
+        self.errors.push(LoadError { file: self.file.to_path_buf(), line, column, problem, excerpt });
         None
     }
 
@@ -168,7 +169,7 @@ impl<'a> Reader<'a> {
         for (key, value) in &labels.value {
             let _ok = self.label(key, value, labels.referenced);
         }
-        labels.value.clone()
+        labels.value.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect()
     }
 
     /// Whether a label is one that can be shown.

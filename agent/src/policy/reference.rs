@@ -176,7 +176,7 @@ fn who(peer: &Peer) -> Who {
             || fields.entity.is_some_and(|entity| !harmless.contains(&entity))
     };
     let everything = |tests: &[Test]| tests.iter().any(|test| matches!(test, Test::Entity(Entity::Any)));
-    let (mut asked, mut nobody) = (false, peer.not.entity == Some(Entity::Any));
+    let (mut asked, mut nobody) = (false, peer.not().entity == Some(Entity::Any));
     for clause in &peer.clauses {
         match &clause.tests {
             Tests::Identity(tests) if everything(tests) => nobody |= clause.negated,
@@ -186,7 +186,7 @@ fn who(peer: &Peer) -> Who {
     }
     if nobody {
         Who::Nobody
-    } else if asked || asks(&peer.is, &[Entity::Any]) || asks(&peer.not, &[]) {
+    } else if asked || asks(&peer.is, &[Entity::Any]) || asks(peer.not(), &[]) {
         Who::Asked
     } else {
         Who::Anybody
@@ -288,7 +288,7 @@ impl Case<'_> {
     fn peer_matches(&self, peer: &Peer) -> Match {
         let ip = self.connection.peer_ip;
         let inside = peer.is.range.as_ref().is_none_or(|range| in_range(range, ip));
-        let excluded = peer.not.range.as_ref().is_some_and(|range| in_range(range, ip));
+        let excluded = peer.not().range.as_ref().is_some_and(|range| in_range(range, ip));
         let elsewhere = peer.clauses.iter().any(|clause| match &clause.tests {
             Tests::Address(ranges) => ranges.iter().any(|range| in_range(range, ip)) == clause.negated,
             Tests::Identity(_) => false,
@@ -314,7 +314,7 @@ impl Case<'_> {
             return Match::No;
         }
         let met = asked(&peer.is, id, info).into_iter().flatten().all(|met| met);
-        let excluded = asked(&peer.not, id, info).into_iter().flatten().any(|met| met);
+        let excluded = asked(peer.not(), id, info).into_iter().flatten().any(|met| met);
         let refused = peer.clauses.iter().any(|clause| match &clause.tests {
             Tests::Identity(tests) => tests.iter().any(|test| test_met(test, id, info)) == clause.negated,
             Tests::Address(_) => false,

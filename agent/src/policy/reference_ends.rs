@@ -64,7 +64,7 @@ pub(super) fn asked(fields: &Fields, id: IdentityId, info: Option<&IdentityInfo>
             let prefix = format!("spiffe://{domain}/");
             of_workload(&|w| w.spiffe_id.as_str().starts_with(&prefix))
         }),
-        fields.namespace.as_ref().map(|namespace| of_workload(&|w| w.namespace == *namespace)),
+        fields.namespace.as_ref().map(|namespace| of_workload(&|w| *w.namespace == **namespace)),
         fields.labels.as_ref().map(|labels| {
             of_workload(&|w| labels.iter().all(|(key, value)| w.labels.get(key).is_some_and(|v| v == value)))
         }),

@@ -8,7 +8,7 @@ use waxseal_common::verdict::Direction;
 
 use super::classes::Classes;
 use super::compile::{CompileError, Numbers};
-use super::ports::{self, Entry};
+use super::ports::{self, Entry, PackedSet};
 use super::prepare::{ByPlace, PreparedPolicy, PreparedRule};
 use super::set::{IdentityPolicy, direction_word};
 
@@ -20,7 +20,7 @@ type Key = (Direction, Vec<u64>);
 struct Fragment {
     set: u32,
     rows: Vec<(RowKey, u32)>,
-    sets: Vec<(u32, Arc<PortSet>)>,
+    sets: Vec<(u32, Arc<PackedSet>)>,
 }
 
 /// The rule sets in use; those whose policies and classes have not changed keep their rows.
@@ -62,11 +62,11 @@ impl Fragments {
     }
 
     /// All rows, and the port sets that they name.
-    pub(super) fn tables(&self) -> (BTreeMap<RowKey, u32>, BTreeMap<u32, Arc<PortSet>>) {
+    pub(super) fn tables(&self) -> (BTreeMap<RowKey, u32>, BTreeMap<u32, Arc<PackedSet>>) {
         let mut fragments: Vec<&Fragment> = self.now.values().collect();
         fragments.sort_unstable_by_key(|fragment| fragment.set);
         let rows = fragments.iter().flat_map(|fragment| fragment.rows.iter().copied()).collect();
-        let mut sets: Vec<(u32, &Arc<PortSet>)> = fragments
+        let mut sets: Vec<(u32, &Arc<PackedSet>)> = fragments
             .iter()
             .flat_map(|fragment| fragment.sets.iter().map(|(number, set)| (*number, set)))
             .collect();
@@ -141,7 +141,7 @@ impl Rows<'_> {
             let number = if let Some(number) = known.get(&list) {
                 *number
             } else {
-                let ports = Arc::new(self.port_set(direction, &rules, &list)?);
+                let ports = Arc::new(PackedSet::from(&self.port_set(direction, &rules, &list)?));
                 let number = numbers.port_sets.number(&ports)?;
                 fragment.sets.push((number, ports));
                 number
@@ -149,6 +149,8 @@ impl Rows<'_> {
             known.insert(list, number);
             fragment.rows.push((key, number));
         }
+        fragment.rows.shrink_to_fit();
+        fragment.sets.shrink_to_fit();
         Ok(fragment)
     }
 

@@ -20,7 +20,7 @@ pub struct PolicySet {
     /// In document order: by file name, then by line. The first of several rules is the one that is named.
     pub policies: Vec<Arc<IdentityPolicy>>,
     /// In document order.
-    pub workloads: Vec<Workload>,
+    pub workloads: Vec<Arc<Workload>>,
     /// The trust domain in which they were read.
     pub trust_domain: Option<TrustDomain>,
     /// The labels of namespaces, where a document tells them.
@@ -106,6 +106,18 @@ impl IdentityPolicy {
         format!("{}/{}", self.namespace, self.name)
     }
 
+    /// The same with its lists no longer than what is in them: it will stay for long.
+    pub(super) fn exact(mut self) -> Self {
+        for rules in [&mut self.ingress, &mut self.egress].into_iter().flatten() {
+            exact(rules);
+            for rule in rules {
+                rule.peers.iter_mut().for_each(exact);
+                rule.ports.iter_mut().for_each(exact);
+            }
+        }
+        self
+    }
+
     /// What no other policy has: kinds and parts can share a title.
     pub(super) fn key(&self) -> String {
         format!("{} {} {}", self.kind, self.title(), self.part)
@@ -147,6 +159,16 @@ impl IdentityPolicy {
     }
 }
 
+/// Moves a list that has room to spare to a place of its own. One that only gave the room back would lie before a hole that
+/// hardly anything fits into.
+fn exact<T>(list: &mut Vec<T>) {
+    if list.capacity() > list.len() {
+        let mut moved = Vec::with_capacity(list.len());
+        moved.append(list);
+        *list = moved;
+    }
+}
+
 /// One line of a policy.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Rule {
@@ -183,10 +205,10 @@ pub enum Action {
 pub struct Peer {
     /// What must hold: every field that is given.
     pub is: Fields,
-    /// What must not hold: none of the fields that are given.
-    pub not: Fields,
+    /// What must not hold: none of the fields that are given; `None` where none is, see [`Peer::not`].
+    pub not: Option<Box<Fields>>,
     /// What must hold as well, in documents that have lists; a native one has none.
-    pub clauses: Vec<Clause>,
+    pub clauses: Box<[Clause]>,
     /// Where it is written.
     pub origin: Origin,
 }
@@ -195,17 +217,28 @@ pub struct Peer {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Fields {
     /// The SPIFFE ID.
-    pub identity: Option<IdentityPattern>,
+    pub identity: Option<Box<IdentityPattern>>,
     /// The trust domain of the SPIFFE ID.
     pub trust_domain: Option<TrustDomain>,
     /// The namespace of the workload.
-    pub namespace: Option<String>,
+    pub namespace: Option<Box<str>>,
     /// Labels that must all be on the workload.
     pub labels: Option<Labels>,
     /// Where the address must lie.
     pub range: Option<AddressRange>,
     /// A word for ends that have no SPIFFE ID, or for all that have.
     pub entity: Option<Entity>,
+}
+
+/// A field for nothing.
+static NOTHING: Fields =
+    Fields { identity: None, trust_domain: None, namespace: None, labels: None, range: None, entity: None };
+
+impl Peer {
+    /// What must not hold.
+    pub fn not(&self) -> &Fields {
+        self.not.as_deref().unwrap_or(&NOTHING)
+    }
 }
 
 impl Fields {
@@ -221,7 +254,7 @@ pub struct AddressRange {
     /// The address must lie in here.
     pub cidr: Cidr,
     /// But in none of these.
-    pub except: Vec<Cidr>,
+    pub except: Box<[Cidr]>,
 }
 
 /// A word for a kind of end.

@@ -7,11 +7,12 @@ use waxseal_common::tables::{Mode, Subject};
 use waxseal_common::verdict::Direction;
 
 use super::bind::Bound;
-use super::compile::{CompileError, RuleContent, Work};
+use super::compile::{CompileError, Work};
 use super::compiled::RuleInfo;
+use super::digest::Digest;
 use super::modes::mode_of;
 use super::prepare::ByPlace;
-use super::set::{Action, Namespace, NodeDefaults, Refuse};
+use super::set::{Action, Namespace, NodeDefaults, Refuse, Rule};
 use crate::workload::IdentityInfo;
 
 /// The workload that is judged, and what holds for it apart from policies.
@@ -100,9 +101,8 @@ impl Work<'_> {
             },
             _ => return Ok(None),
         };
-        let content = RuleContent { info, rule: None };
-        let id = RuleId(self.numbers.rules.number(&content)?);
-        self.deniers.entry(id).or_insert_with(|| Arc::new(content.info));
+        let id = RuleId(self.numbers.rules.number(&Digest::of(&(&info, None::<&Rule>)))?);
+        self.deniers.entry(id).or_insert_with(|| Arc::new(info));
         Ok(Some(id))
     }
 }

@@ -56,8 +56,9 @@ pub enum GlobError {
 /// of segments, none included; at the end it is one or more. Everything else stands for itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Glob {
-    text: String,
-    segments: Vec<Segment>,
+    text: Box<str>,
+    /// None for a pattern without wildcards: its text says it all, and nearly every pattern of a large node is one.
+    segments: Box<[Segment]>,
     /// How many bytes of the text stand before the first wildcard. Whatever matches begins with them.
     plain: usize,
 }
@@ -99,27 +100,21 @@ impl Glob {
 
     /// Whether it has no wildcard, so that it matches exactly one text: its own.
     pub fn is_literal(&self) -> bool {
-        self.segments.iter().all(|segment| matches!(segment, Segment::Literal(_)))
+        self.plain == self.text.len()
     }
 
     /// The directory that holds everything the pattern matches: all segments before the first one with a wildcard, and
     /// never the last one. `/` when there is none.
     pub fn directory(&self) -> &str {
-        let mut end = 0;
-        let inner = self.segments.iter().take(self.segments.len().saturating_sub(1));
-        for segment in inner {
-            let Segment::Literal(text) = segment else { break };
-            end += text.len() + 1;
-        }
-        match end {
-            0 | 1 => "/",
-            _ => &self.text[..end - 1],
+        match self.text[..self.plain].rsplit_once('/') {
+            None | Some(("", _)) => "/",
+            Some((directory, _)) => directory,
         }
     }
 
     /// How many segments of a path the pattern spells out, one by one, before the first `**`.
     pub fn explicit_depth(&self) -> usize {
-        let depth = self.segments.iter().take_while(|segment| **segment != Segment::Any).count();
+        let depth = self.text.split('/').take_while(|segment| *segment != "**").count();
         depth - usize::from(self.text.starts_with('/'))
     }
 
@@ -136,7 +131,7 @@ impl Glob {
 
     fn walk(&self, text: &str) -> bool {
         // Only the latest `**` can need another try: whatever an earlier one could still take, it can take too.
-        let mut segments = self.segments.as_slice();
+        let mut segments = &*self.segments;
         let mut rest = Some(text);
         let mut retry: Option<(&[Segment], Option<&str>)> = None;
         loop {
@@ -247,7 +242,10 @@ impl FromStr for Glob {
             at += part.len() + 1;
         }
         let plain = text.find(['*', '?']).unwrap_or(text.len());
-        Ok(Self { text: text.to_owned(), segments, plain })
+        if plain == text.len() {
+            segments.clear();
+        }
+        Ok(Self { text: text.into(), segments: segments.into(), plain })
     }
 }
 

@@ -2,9 +2,9 @@
 //!
 //! These are plain values. The documents that hold them are read by `policy`, the cgroups are judged by `attest`.
 
-use std::collections::BTreeMap;
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use waxseal_common::ids::IdentityId;
@@ -13,14 +13,16 @@ use waxseal_common::tables::Mode;
 use crate::spiffe::SpiffeId;
 
 mod glob;
+mod labels;
 
 pub use glob::{Glob, GlobError, MAX_GLOB};
+pub use labels::Labels;
 
 /// Where something was written. Lines and columns count from 1.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Origin {
-    /// The file.
-    pub file: PathBuf,
+    /// The file; shared by all that is written in it.
+    pub file: Arc<Path>,
     /// The line.
     pub line: u32,
     /// The column.
@@ -32,9 +34,6 @@ impl fmt::Display for Origin {
         write!(f, "{}:{}:{}", self.file.display(), self.line, self.column)
     }
 }
-
-/// A workload's labels.
-pub type Labels = BTreeMap<String, String>;
 
 /// One `Workload` document.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -70,7 +69,7 @@ pub struct Selector {
     /// The path below the cgroup v2 mount; made by [`Glob::path`].
     pub cgroup: Option<Glob>,
     /// The container, as its engine describes it.
-    pub container: Option<ContainerSelector>,
+    pub container: Option<Box<ContainerSelector>>,
     /// The user of every process in it.
     pub uid: Option<u32>,
     /// The program of every process in it.

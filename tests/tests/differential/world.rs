@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use std::net::IpAddr;
 
 use waxseal::policy::reference::Connection;
-use waxseal::workload::{IdentityInfo, Labels};
+use waxseal::workload::IdentityInfo;
 use waxseal_common::ids::IdentityId;
 use waxseal_common::tables::Mode;
 use waxseal_common::verdict::{Direction, Peer};
@@ -204,12 +204,12 @@ pub(crate) fn identities(random: &mut Random) -> Vec<IdentityInfo> {
             let namespace = NAMESPACES[number as usize % 3];
             let domain = if number == 7 { "b.org" } else { "a.org" };
             let name = format!("s{}", number % 2);
-            let mut labels = Labels::new();
+            let mut labels = Vec::new();
             if number % 3 != 1 {
-                labels.insert("app".to_owned(), ["a", "b"][number as usize % 2].to_owned());
+                labels.push(("app", ["a", "b"][number as usize % 2]));
             }
             if number % 4 != 2 {
-                labels.insert("tier".to_owned(), ["a", "b"][number as usize / 2 % 2].to_owned());
+                labels.push(("tier", ["a", "b"][number as usize / 2 % 2]));
             }
             IdentityInfo {
                 id: IdentityId(256 + number),
@@ -218,7 +218,7 @@ pub(crate) fn identities(random: &mut Random) -> Vec<IdentityInfo> {
                     .unwrap_or_else(|error| panic!("{error}")),
                 namespace: namespace.to_owned(),
                 name,
-                labels,
+                labels: labels.into_iter().collect(),
                 mode: [None, None, Some(Mode::Audit), Some(Mode::Enforce)][number as usize % 4],
             }
         })

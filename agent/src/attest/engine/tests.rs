@@ -59,7 +59,7 @@ fn a_container_is_described_by_its_engine_and_asked_for_once() {
         let container = engines.container(&claim(Engine::Docker), &place).unwrap().unwrap();
         assert_eq!(container.name, "web-1");
         assert_eq!(container.image, "nginx:1.27");
-        assert_eq!(container.labels, Labels::from([("a".into(), "b".into())]));
+        assert_eq!(container.labels, Labels::from([("a", "b")]));
         assert_eq!(container.cgroup, place(7));
     }
     assert_eq!(count.load(Ordering::Relaxed), 1);

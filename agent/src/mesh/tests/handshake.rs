@@ -35,7 +35,7 @@ async fn both_ends_hold_one_key_for_one_pair_and_the_receiver_has_it_first() {
     }
     let (caller, labels) = there.host.admitted.lock().unwrap()[0].clone();
     assert_eq!(caller, id("/ns/test/sa/caller"));
-    assert_eq!(labels["app"], "caller");
+    assert_eq!(labels.get("app"), Some("caller"));
     assert_eq!(here.host.admitted.lock().unwrap()[0].0, id("/ns/test/sa/server"));
 }
 

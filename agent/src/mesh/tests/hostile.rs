@@ -42,9 +42,9 @@ fn sign(stream: &TlsStream<TcpStream>, node: &Svid, source: &SpiffeId, side: Sid
 fn hello(node: &Svid, signature: Hex) -> Hello {
     Hello {
         version: "0".into(),
-        node: to_hex(node.chain()),
+        node: to_hex(&node.chain()),
         signature,
-        labels: [].into(),
+        labels: crate::workload::Labels::new(),
         replaces: None,
         nonce: 1,
         port: 1,

@@ -69,7 +69,7 @@ pub(super) async fn join(member: &Member, store: &Store, token: &Token) -> Resul
     let Told::Publication(published) = channel.told(PATIENCE).await? else { return Err(Error::Strange) };
     check(member, token, &published)?;
     let identity = Identity::new(token.id(), &chain, key)?;
-    verify(&published.bundles()?, identity.svid.chain(), Role::Client, SystemTime::now())
+    verify(&published.bundles()?, &identity.svid.chain(), Role::Client, SystemTime::now())
         .map_err(|refusal| Error::Unusable(refusal.into()))?;
     store.publish(&published)?;
     store.save(&identity)?;

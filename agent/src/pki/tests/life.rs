@@ -95,13 +95,13 @@ fn revoking_reaches_the_leaf_the_name_and_the_intermediate() {
     let (_directory, authority) = authority();
     let now = SystemTime::now();
     let (web, db) = (issue(&authority, "/ns/shop/sa/web"), issue(&authority, "/ns/shop/sa/db"));
-    let peer = verify(&bundles(&authority), web.chain(), Role::Client, now).unwrap();
+    let peer = verify(&bundles(&authority), &web.chain(), Role::Client, now).unwrap();
     let revoked = authority.revoke(&Target::Id(web.id().clone()), now).unwrap();
     assert_eq!(revoked.leaves.len(), 1);
     let beliefs = bundles(&authority);
     let expected = Refusal::Revoked { position: Position(0), serial: revoked.leaves[0].clone() };
     assert_eq!(peer.still_valid(&beliefs, now), Err(expected));
-    assert!(verify(&beliefs, db.chain(), Role::Client, now).is_ok());
+    assert!(verify(&beliefs, &db.chain(), Role::Client, now).is_ok());
     let again = authority.issue(&[web.id().clone()], &own(), now).unwrap();
     assert_eq!(again[0].as_ref().unwrap_err(), &Denial::Banned);
 
@@ -109,9 +109,9 @@ fn revoking_reaches_the_leaf_the_name_and_the_intermediate() {
     assert!(revoked.replacement.is_some());
     let beliefs = bundles(&authority);
     let expected = Refusal::Revoked { position: Position(1), serial: revoked.intermediates[0].clone() };
-    assert_eq!(verify(&beliefs, db.chain(), Role::Client, now).unwrap_err(), expected);
+    assert_eq!(verify(&beliefs, &db.chain(), Role::Client, now).unwrap_err(), expected);
     let fresh = issue(&authority, "/ns/shop/sa/db");
-    assert!(verify(&beliefs, fresh.chain(), Role::Server, now).is_ok());
+    assert!(verify(&beliefs, &fresh.chain(), Role::Server, now).is_ok());
 }
 
 #[test]
@@ -126,7 +126,7 @@ fn old_and_new_intermediates_hold_side_by_side_and_the_new_one_signs_after_the_o
     let new = authority.issue(&[id("/a")], &own(), later).unwrap().pop().unwrap().unwrap();
     assert_ne!(new.chain()[1], old.chain()[1]);
     for svid in [&old, &waiting, &new] {
-        verify(&bundles(&authority), svid.chain(), Role::Server, later).unwrap();
+        verify(&bundles(&authority), &svid.chain(), Role::Server, later).unwrap();
     }
 }
 
@@ -164,7 +164,7 @@ fn what_was_verified_a_moment_ago_is_believed_only_as_long_as_everything_it_rest
     let (_directory, authority) = authority();
     let web = issue(&authority, "/web");
     let (before, now) = (bundles(&authority), SystemTime::now());
-    let end = verify(&before, web.chain(), Role::Client, now).unwrap().not_after();
+    let end = verify(&before, &web.chain(), Role::Client, now).unwrap().not_after();
     for (when, outcome) in [
         (now + Duration::from_secs(59), Ok(())),
         (end - Duration::from_secs(1), Ok(())),
@@ -172,24 +172,24 @@ fn what_was_verified_a_moment_ago_is_believed_only_as_long_as_everything_it_rest
         (now - Duration::from_mins(90), Err("not-yet-valid")),
         (now, Ok(())),
     ] {
-        let seen = verify(&before, web.chain(), Role::Client, when);
+        let seen = verify(&before, &web.chain(), Role::Client, when);
         assert_eq!(seen.map(drop).map_err(|refusal| refusal.word()), outcome);
     }
 
     // Just verified near its end: it ends all the same.
-    verify(&before, web.chain(), Role::Client, end - Duration::from_secs(1)).unwrap();
-    assert!(verify(&before, web.chain(), Role::Client, end + Duration::from_secs(1)).is_err());
+    verify(&before, &web.chain(), Role::Client, end - Duration::from_secs(1)).unwrap();
+    assert!(verify(&before, &web.chain(), Role::Client, end + Duration::from_secs(1)).is_err());
 
     // Another byte is another chain.
     let mut forged: Vec<Vec<u8>> = web.chain().iter().map(|der| der.as_ref().to_vec()).collect();
     *forged[0].last_mut().unwrap() ^= 1;
     let forged: Vec<rustls::pki_types::CertificateDer<'_>> = forged.into_iter().map(Into::into).collect();
-    verify(&before, web.chain(), Role::Client, now).unwrap();
+    verify(&before, &web.chain(), Role::Client, now).unwrap();
     assert_eq!(verify(&before, &forged, Role::Client, now).unwrap_err(), Refusal::Signature);
 
     // Other beliefs are another memory.
     authority.revoke(&Target::Id(web.id().clone()), now).unwrap();
     let after = bundles(&authority);
-    assert_eq!(verify(&after, web.chain(), Role::Client, now).unwrap_err().word(), "revoked");
-    assert!(verify(&before, web.chain(), Role::Client, now).is_ok());
+    assert_eq!(verify(&after, &web.chain(), Role::Client, now).unwrap_err().word(), "revoked");
+    assert!(verify(&before, &web.chain(), Role::Client, now).is_ok());
 }

@@ -86,7 +86,7 @@ async fn a_node_joins_once_and_gets_what_it_is_registered_for_and_nothing_else()
     assert_eq!(outcome(2), Ok(ids[2].clone()));
     assert_eq!(outcome(3), Err(Denial::Reserved));
     let svid = issued[0].as_ref().unwrap();
-    assert!(verify(&trust.load(), svid.chain(), Role::Client, SystemTime::now()).is_ok());
+    assert!(verify(&trust.load(), &svid.chain(), Role::Client, SystemTime::now()).is_ok());
 
     let before = remote.identity();
     let own = before.id().clone();
@@ -140,7 +140,7 @@ async fn a_change_reaches_those_who_watch_within_a_second() {
     let mut changed = trust.changed();
     let _watch = remote.watch();
     let svid = remote.issue(&[id("/a")]).await.unwrap().pop().unwrap().unwrap();
-    let peer = verify(&trust.load(), svid.chain(), Role::Client, SystemTime::now()).unwrap();
+    let peer = verify(&trust.load(), &svid.chain(), Role::Client, SystemTime::now()).unwrap();
     // Another process works on the same directory.
     let elsewhere = Authority::open(ca.authority.directory(), None).unwrap();
     // The watch begins with what is published already.
@@ -166,7 +166,7 @@ async fn a_revoked_node_gets_nothing_more_and_may_join_again_with_a_new_token() 
     assert!(remote.issue(&[own]).await.is_err());
     let beliefs = bundles(&ca.authority);
     for svid in [svid, remote.identity()] {
-        let refusal = verify(&beliefs, svid.chain(), Role::Client, SystemTime::now()).unwrap_err();
+        let refusal = verify(&beliefs, &svid.chain(), Role::Client, SystemTime::now()).unwrap_err();
         assert_eq!(refusal.word(), "revoked");
     }
     drop(trust);
@@ -279,7 +279,7 @@ async fn a_configuration_becomes_credentials_from_each_source() {
         for wanted in [credentials.node().clone(), id("/a")] {
             let svid = credentials.keeper().wait_for(&wanted, SOON).await.unwrap();
             let beliefs = credentials.trust().load();
-            verify(&beliefs, svid.chain(), Role::Server, SystemTime::now()).unwrap();
+            verify(&beliefs, &svid.chain(), Role::Server, SystemTime::now()).unwrap();
         }
     }
     let other = Options { trust_domain: "other.org".parse().unwrap(), ..options(Source::Own) };

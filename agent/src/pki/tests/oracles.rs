@@ -59,7 +59,7 @@ fn another_reader_of_the_profile_refuses_what_we_refuse() {
     let world = World::new();
     let (_directory, authority) = authority();
     let web = issue(&authority, "/ns/shop/sa/web");
-    assert_eq!(read(web.chain()).unwrap(), web.id().as_str());
+    assert_eq!(read(&web.chain()).unwrap(), web.id().as_str());
     let mut let_through = Vec::new();
     for (name, chain, word) in wrong(&world) {
         if read(&chain).is_ok() && !BEYOND_THE_PROFILE.contains(&word) {

@@ -113,13 +113,13 @@ fn an_authority_that_openssl_has_made_can_be_taken_over() {
         let place = here.join(format!("ca-{root_key}"));
         let authority = Authority::import(&place, &import(root_key), now).unwrap();
         let svid = issue(&authority, "/ns/shop/sa/web");
-        verify(&bundles(&authority), svid.chain(), Role::Server, now).unwrap();
+        verify(&bundles(&authority), &svid.chain(), Role::Server, now).unwrap();
         let rotated = authority.rotate(Duration::ZERO, now);
         assert_eq!(rotated.is_ok(), root_key, "{rotated:?}");
         let again = issue(&authority, "/ns/shop/sa/web");
-        verify(&bundles(&authority), again.chain(), Role::Server, now).unwrap();
+        verify(&bundles(&authority), &again.chain(), Role::Server, now).unwrap();
         authority.revoke(&Target::Id(svid.id().clone()), now).unwrap();
-        let refusal = verify(&bundles(&authority), svid.chain(), Role::Server, now).unwrap_err();
+        let refusal = verify(&bundles(&authority), &svid.chain(), Role::Server, now).unwrap_err();
         assert_eq!(refusal.word(), "revoked");
     }
     // Another key, and a leaf in place of an authority.

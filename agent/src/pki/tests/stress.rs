@@ -110,7 +110,7 @@ fn shown(trust: &Trust, chain: Vec<rustls::pki_types::CertificateDer<'static>>) 
 fn what_is_too_large_or_too_deep_is_refused_in_the_handshake() {
     let (_directory, authority) = authority();
     let trust = Trust::new(bundles(&authority));
-    let signer = issue(&authority, "/a").chain()[1].clone();
+    let signer = issue(&authority, "/a").chain()[1].clone().into_owned();
     let big = rustls::pki_types::CertificateDer::from(vec![0x30; 20_000]);
     for (name, chain, word) in [
         ("fifty deep", vec![signer.clone(); 50], Some("too-many-certificates")),
@@ -237,7 +237,7 @@ async fn a_node_whose_certificate_has_ended_comes_back_by_itself() {
     let issued = remote.issue(&[id("/a"), own.clone(), id("/b")]).await.unwrap();
     for (one, id) in issued.iter().zip([id("/a"), own, id("/b")]) {
         assert_eq!(one.as_ref().unwrap().id(), &id);
-        verify(&trust.load(), one.as_ref().unwrap().chain(), Role::Client, SystemTime::now()).unwrap();
+        verify(&trust.load(), &one.as_ref().unwrap().chain(), Role::Client, SystemTime::now()).unwrap();
     }
     // Not when the node was revoked meanwhile.
     fs::write(&file, &text).unwrap();
@@ -413,7 +413,7 @@ fn an_authority_left_alone_keeps_its_lists_and_intermediates_fresh() {
         // Should the authority stop now, the leaf is good to its end.
         let end = issued.not_after() - Duration::from_secs(1);
         assert!(end > now + Duration::from_mins(59));
-        verify(&bundles(&authority), issued.chain(), Role::Client, end).unwrap();
+        verify(&bundles(&authority), &issued.chain(), Role::Client, end).unwrap();
         signers.insert(issued.chain()[1].to_vec());
     }
     assert!(signers.len() >= 7, "{}", signers.len());

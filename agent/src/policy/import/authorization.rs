@@ -200,8 +200,8 @@ impl Reader<'_> {
         let origin = self.origin(node.place);
         let peer = |clauses: Vec<Clause>| Peer {
             is: Fields::default(),
-            not: Fields::default(),
-            clauses,
+            not: None,
+            clauses: clauses.into(),
             origin: origin.clone(),
         };
         let peers = match sources {

@@ -152,7 +152,11 @@ impl Reader<'_> {
     /// Whom a policy selects. A document of a namespace cannot name another, whatever the selector says.
     fn endpoint_target(&mut self, node: &Node, document: Document<'_>) -> Option<Target> {
         let Selected { labels, clauses, .. } = self.endpoints(node, document, true, Action::Deny)?;
-        Some(Target { namespace: document.namespace.map(str::to_owned), labels, clauses })
+        Some(Target {
+            namespace: document.namespace.map(str::to_owned),
+            labels: labels.into_iter().collect(),
+            clauses,
+        })
     }
 }
 

@@ -1,5 +1,7 @@
 //! Endpoint selectors of Cilium: labels with a source in front, some of which mean something else than a label.
 
+use std::collections::BTreeMap;
+
 use super::cilium::Document;
 use super::kubernetes::NAMESPACE_NAME;
 use super::labels::Requirement;
@@ -8,7 +10,6 @@ use crate::policy::clause::{Clause, NamespaceLabel, Test};
 use crate::policy::error::Problem;
 use crate::policy::reader::Reader;
 use crate::policy::set::{Action, Entity};
-use crate::workload::Labels;
 
 const NAMESPACE: [&str; 2] = ["io.kubernetes.pod.namespace", "io.cilium.k8s.policy.namespace"];
 const SERVICE_ACCOUNT: &str = "io.cilium.k8s.policy.serviceaccount";
@@ -19,7 +20,7 @@ const CLUSTER: &str = "io.cilium.k8s.policy.cluster";
 #[derive(Debug, Default)]
 pub(super) struct Selected {
     /// Labels with exactly these values.
-    pub(super) labels: Labels,
+    pub(super) labels: BTreeMap<String, String>,
     pub(super) clauses: Vec<Clause>,
     /// Whether it names namespaces itself.
     pub(super) names_namespace: bool,
@@ -175,10 +176,7 @@ impl Selected {
 
     /// The conditions on a peer: everything in one form.
     pub(super) fn into_clauses(self) -> Vec<Clause> {
-        let labels = self
-            .labels
-            .into_iter()
-            .map(|(key, value)| Clause::any(vec![Test::Label { key, values: Some(vec![value]) }]));
-        labels.chain(self.clauses).collect()
+        let label = |(key, value)| Clause::any(vec![Test::Label { key, values: Some(vec![value]) }]);
+        self.labels.into_iter().map(label).chain(self.clauses).collect()
     }
 }

@@ -121,8 +121,12 @@ impl Reader<'_> {
         let peers = self.authenticated(&object, peers, section)?;
         let Some(ports) = self.cilium_ports(&object, section)? else { return Some(None) };
         let origin = self.origin(node.place);
-        let peer =
-            |clauses| Peer { is: Fields::default(), not: Fields::default(), clauses, origin: origin.clone() };
+        let peer = |clauses: Vec<Clause>| Peer {
+            is: Fields::default(),
+            not: None,
+            clauses: clauses.into(),
+            origin: origin.clone(),
+        };
         Some(Some((peers.map(|peers| peers.into_iter().map(peer).collect()), ports)))
     }
 
@@ -284,5 +288,5 @@ fn outsiders(range: AddressRange) -> Vec<Clause> {
 }
 
 fn whole(text: &str) -> Option<AddressRange> {
-    Some(AddressRange { cidr: text.parse().ok()?, except: Vec::new() })
+    Some(AddressRange { cidr: text.parse().ok()?, except: Box::default() })
 }

@@ -152,7 +152,7 @@ impl Reader<'_> {
     /// A range of addresses as it is written here.
     pub(crate) fn range_of(&mut self, text: &str, place: Location) -> Option<AddressRange> {
         match text.parse::<Cidr>() {
-            Ok(cidr) => Some(AddressRange { cidr, except: Vec::new() }),
+            Ok(cidr) => Some(AddressRange { cidr, except: Box::default() }),
             Err(error) => self.refuse(place, error.into()),
         }
     }
@@ -162,15 +162,17 @@ impl Reader<'_> {
         let text = self.text(cidr)?;
         let mut range = self.range_of(text, cidr.place)?;
         let holes = except.and_then(|node| self.texts(node)).unwrap_or_default();
+        let mut except = Vec::new();
         for (text, place) in holes {
             let Some(AddressRange { cidr: hole, .. }) = self.range_of(text, place) else { continue };
             if crate::policy::addresses::covers(range.cidr, hole) {
-                range.except.push(hole);
+                except.push(hole);
             } else {
                 let problem = Problem::ExceptOutside { hole, cidr: range.cidr };
                 let _none: Option<()> = self.refuse(place, problem);
             }
         }
+        range.except = except.into();
         Some(range)
     }
 }

@@ -1,5 +1,7 @@
 //! Kubernetes' `NetworkPolicy`. Peers that select pods are known by their identity instead of their address.
 
+use std::collections::BTreeMap;
+
 use super::foreign::{Object, no_port};
 use super::labels::Requirement;
 use super::metadata::{Metadata, Opened};
@@ -115,8 +117,8 @@ impl Reader<'_> {
         let mut peers = Vec::new();
         for node in list {
             let clauses = self.network_peer(node, namespace)?;
-            let (is, not, origin) = (Fields::default(), Fields::default(), self.origin(node.place));
-            peers.push(Peer { is, not, clauses, origin });
+            let (is, origin) = (Fields::default(), self.origin(node.place));
+            peers.push(Peer { is, not: None, clauses: clauses.into(), origin });
         }
         Some(Some(peers))
     }
@@ -254,16 +256,16 @@ impl Reader<'_> {
 
 /// What is asked of labels, in the two forms that a target has.
 pub(super) fn split(requirements: &[Requirement<'_>]) -> (Labels, Vec<Clause>) {
-    let mut labels = Labels::new();
+    let mut labels = BTreeMap::new();
     let mut clauses = Vec::new();
     for requirement in requirements {
         match requirement.exact() {
             // A second value for the same key can only be asked for beside the first.
             Some(value) if !labels.contains_key(requirement.key) => {
-                labels.insert(requirement.key.to_owned(), value.to_owned());
+                labels.insert(requirement.key, value);
             }
             _ => clauses.push(requirement.clause(requirement.key)),
         }
     }
-    (labels, clauses)
+    (labels.into_iter().collect(), clauses)
 }

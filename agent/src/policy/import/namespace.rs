@@ -14,15 +14,15 @@ impl Reader<'_> {
     /// The name and the labels of a namespace of a cluster.
     pub(crate) fn cluster_namespace(&mut self, node: &Node) -> Option<(String, Labels)> {
         let Opened { metadata, .. } = self.open(node, &["spec"], false)?;
-        let mut labels = Labels::new();
+        let mut labels = Vec::new();
         if let Some(node) = metadata.labels() {
             for (key, value) in self.entries(node)? {
                 let text = self.text(value)?;
                 self.label(&key.value, text, value.place)?;
-                labels.insert(key.value.clone(), text.to_owned());
+                labels.push((key.value.as_str(), text));
             }
         }
-        Some((metadata.name, labels))
+        Some((metadata.name, labels.into_iter().collect()))
     }
 }
 
@@ -47,8 +47,9 @@ pub(crate) fn resolve_namespaces(set: &mut PolicySet) {
         let holds = |labels: &Labels| {
             wanted.iter().all(|wanted| {
                 let value = labels.get(&wanted.key);
-                let has =
-                    value.is_some_and(|v| wanted.values.as_ref().is_none_or(|values| values.contains(v)));
+                let has = value.is_some_and(|v| {
+                    wanted.values.as_ref().is_none_or(|values| values.iter().any(|one| one == v))
+                });
                 has != wanted.negated
             })
         };

@@ -237,7 +237,7 @@ impl Written<'_> {
 /// Denies sources that have not proved who they are.
 fn unproven(origin: &Origin, ports: Option<Vec<Ports>>) -> Rule {
     let clauses = vec![Clause::none(vec![Test::Entity(Entity::AnyAuthenticated)])];
-    let peer = Peer { is: Fields::default(), not: Fields::default(), clauses, origin: origin.clone() };
+    let peer = Peer { is: Fields::default(), not: None, clauses: clauses.into(), origin: origin.clone() };
     Rule {
         name: Some("STRICT".to_owned()),
         action: Action::Deny,

@@ -33,7 +33,7 @@ fn a_directory_is_read_in_the_order_of_names_and_not_in_depth() {
     assert_eq!(names, ["a-yml", "b-yaml", "c-yaml"]);
     assert_eq!(set.files, 3);
     assert_eq!(set.warnings.iter().map(|warning| warning.code).collect::<Vec<_>>(), ["directory-not-read"]);
-    assert_eq!(set.policies[1].origin.file, directory.path().join("b.yaml"));
+    assert_eq!(*set.policies[1].origin.file, directory.path().join("b.yaml"));
 }
 
 #[test]

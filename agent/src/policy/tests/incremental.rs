@@ -9,11 +9,11 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use waxseal_common::ids::{IdentityId, RuleId};
-use waxseal_common::tables::{IdentityRow, PortSet, RowKey, Subject};
+use waxseal_common::tables::{IdentityRow, RowKey, Subject};
 
 use super::differential::{from_environment, judged};
 use super::world::{self, Random};
-use crate::policy::{Compiled, Compiler, Library, NodeDefaults, Ownership, PolicySet, load};
+use crate::policy::{Compiled, Compiler, Library, NodeDefaults, Ownership, PackedSet, PolicySet, load};
 use crate::workload::IdentityInfo;
 
 /// Which number on one side stands for which on the other.
@@ -55,14 +55,14 @@ impl Alike {
             && self.subjects(a.egress, b.egress)
     }
 
-    fn port_sets(&mut self, a: &PortSet, b: &PortSet) -> bool {
-        let outcomes = |set: &PortSet| {
+    fn port_sets(&mut self, a: &PackedSet, b: &PackedSet) -> bool {
+        let outcomes = |set: &PackedSet| {
             let ranges = set.ranges.iter().map(|range| range.outcome).collect::<Vec<_>>();
             [vec![set.otherwise], ranges].concat()
         };
         let rules = outcomes(a).iter().zip(outcomes(b)).all(|(a, b)| self.rules.pair(a.rule.0, b.rule.0));
-        let without_rules = |set: &PortSet| {
-            let mut set = *set;
+        let without_rules = |set: &PackedSet| {
+            let mut set = set.clone();
             set.otherwise.rule = RuleId::NONE;
             set.ranges.iter_mut().for_each(|range| range.outcome.rule = RuleId::NONE);
             set

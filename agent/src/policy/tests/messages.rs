@@ -356,7 +356,7 @@ fn about_no_document(problems: &mut BTreeSet<String>) -> String {
     let missing = || std::io::Error::from_raw_os_error(libc::ENOENT);
     let too_many_ranges = CompileError::TooManyRanges {
         policies: vec!["shop/a".to_owned(), "shop/b".to_owned()],
-        origin: Origin { file: "p.yaml".into(), line: 3, column: 1 },
+        origin: Origin { file: Path::new("p.yaml").into(), line: 3, column: 1 },
         direction: "ingress",
         ranges: 65,
         limit: 64,
@@ -391,7 +391,8 @@ fn about_no_document(problems: &mut BTreeSet<String>) -> String {
     let mut out = String::new();
     for problem in list {
         problems.insert(variant(&problem));
-        let error = LoadError { file: "p.yaml".into(), line: 0, column: 0, problem, excerpt: None };
+        let error =
+            LoadError { file: Path::new("p.yaml").into(), line: 0, column: 0, problem, excerpt: None };
         let _infallible = writeln!(out, "{error}");
     }
     let plan = PlanError { table: "row", needed: 70_000, capacity: 65_536 };

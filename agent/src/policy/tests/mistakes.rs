@@ -167,7 +167,7 @@ fn a_word_is_what_it_says_and_never_another_type() {
         check(spec, &expected);
     }
     let set = read(&format!("{POLICY}spec: {{ selector: {{ a: no, b: 010, c: 1.10, d: 0x1F }} }}")).unwrap();
-    let labels: Vec<&str> = set.policies[0].target.labels.values().map(String::as_str).collect();
+    let labels: Vec<&str> = set.policies[0].target.labels.iter().map(|(_, value)| value).collect();
     assert_eq!(labels, ["no", "010", "1.10", "0x1F"], "a label is the text that was written");
 }
 

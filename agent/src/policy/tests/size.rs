@@ -1,6 +1,6 @@
 //! The compiler's time does not grow with the product of policies and identities.
 
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -18,7 +18,7 @@ const IDENTITIES: u32 = 1000;
 const POLICIES: u32 = 10_000;
 
 fn origin(line: u32) -> Origin {
-    Origin { file: PathBuf::from("many.yaml"), line, column: 1 }
+    Origin { file: Path::new("many.yaml").into(), line, column: 1 }
 }
 
 fn namespace(number: u32) -> String {
@@ -34,7 +34,7 @@ fn id(number: u32) -> String {
 }
 
 fn peer(is: Fields) -> Peer {
-    Peer { is, not: Fields::default(), clauses: Vec::new(), origin: origin(1) }
+    Peer { is, not: None, clauses: Box::default(), origin: origin(1) }
 }
 
 /// Protects one workload: another by ID, one by namespace and label, and a range of addresses may call it.
@@ -42,13 +42,16 @@ fn policy(number: u32) -> IdentityPolicy {
     let (by_id, by_label) = (number * 7 % IDENTITIES, number * 3 % IDENTITIES);
     let cidr = format!("192.{}.{}.0/24", number % 200, number / 200).parse().unwrap();
     let peers = vec![
-        peer(Fields { identity: Some(IdentityPattern::parse(&id(by_id)).unwrap()), ..Fields::default() }),
         peer(Fields {
-            namespace: Some(namespace(by_label)),
+            identity: Some(Box::new(IdentityPattern::parse(&id(by_id)).unwrap())),
+            ..Fields::default()
+        }),
+        peer(Fields {
+            namespace: Some(namespace(by_label).into()),
             labels: Some(app(by_label)),
             ..Fields::default()
         }),
-        peer(Fields { range: Some(AddressRange { cidr, except: Vec::new() }), ..Fields::default() }),
+        peer(Fields { range: Some(AddressRange { cidr, except: Box::default() }), ..Fields::default() }),
     ];
     let ports = Ports::parse(&format!("{}/tcp", 1000 + number % 30)).unwrap();
     let rule = Rule {

@@ -26,7 +26,7 @@ impl Maps {
     fn apply(&mut self, change: &Change) {
         match change {
             Change::PutSet(number, set) => {
-                assert_eq!(self.sets.insert(*number, **set), None, "a port set is written once");
+                assert_eq!(self.sets.insert(*number, set.unpacked()), None, "a port set is written once");
             }
             Change::PutRow(key, entry) => {
                 for set in [entry.new, entry.old] {

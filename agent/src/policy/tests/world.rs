@@ -1,7 +1,7 @@
 //! Small random worlds: few names, few addresses, few ports, so that rules meet and contradict each other often.
 
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::Arc;
 
 use waxseal_common::ids::IdentityId;
@@ -100,17 +100,17 @@ fn range(random: &mut Random) -> AddressRange {
     let cidr: Cidr = random.pick(&RANGES).parse().unwrap();
     let inside: Vec<Cidr> =
         RANGES.iter().map(|text| text.parse().unwrap()).filter(|hole: &Cidr| cidr.covers(*hole)).collect();
-    AddressRange { cidr, except: random.up_to(2, |random| random.pick(&inside)) }
+    AddressRange { cidr, except: random.up_to(2, |random| random.pick(&inside)).into() }
 }
 
 fn labels(random: &mut Random) -> Labels {
-    let mut labels = Labels::new();
+    let mut labels = Vec::new();
     for key in ["app", "tier"] {
         if random.one_in(2) {
-            labels.insert(key.to_owned(), random.pick(&["a", "b"]).to_owned());
+            labels.push((key, random.pick(&["a", "b"])));
         }
     }
-    labels
+    labels.into_iter().collect()
 }
 
 fn pattern(random: &mut Random) -> IdentityPattern {
@@ -130,9 +130,9 @@ fn pattern(random: &mut Random) -> IdentityPattern {
 fn fields(random: &mut Random, rarity: usize) -> Fields {
     let words: Vec<Entity> = Entity::WORDS.iter().map(|(_, entity)| *entity).collect();
     Fields {
-        identity: random.maybe(rarity, pattern),
+        identity: random.maybe(rarity, pattern).map(Box::new),
         trust_domain: random.maybe(rarity * 2, |random| random.pick(&["a.org", "b.org"]).parse().unwrap()),
-        namespace: random.maybe(rarity, |random| random.pick(&NAMESPACES).to_owned()),
+        namespace: random.maybe(rarity, |random| random.pick(&NAMESPACES).into()),
         labels: random.maybe(rarity, labels).filter(|labels| !labels.is_empty()),
         range: random.maybe(rarity, range),
         entity: random.maybe(rarity, |random| random.pick(&words)),
@@ -180,8 +180,8 @@ fn peer(random: &mut Random) -> Peer {
     let not = if random.one_in(3) { fields(random, 3) } else { Fields::default() };
     Peer {
         is,
-        not,
-        clauses: if random.one_in(2) { random.up_to(2, clause) } else { Vec::new() },
+        not: Some(not).filter(|not| !not.is_empty()).map(Box::new),
+        clauses: if random.one_in(2) { random.up_to(2, clause).into() } else { Box::default() },
         origin: origin(0),
     }
 }
@@ -201,7 +201,7 @@ fn rule(random: &mut Random) -> Rule {
 }
 
 fn origin(line: u32) -> Origin {
-    Origin { file: PathBuf::from("random.yaml"), line, column: 1 }
+    Origin { file: Path::new("random.yaml").into(), line, column: 1 }
 }
 
 fn policy(random: &mut Random, number: usize) -> IdentityPolicy {
