@@ -25,8 +25,7 @@ const OUTER: &[&str] = &[
 ];
 
 /// Without the last one memory is cleared by a call that writes a byte at a time: ten times slower, and a frame deeper.
-const FLAGS: [&str; 3] =
-    ["-Cdebuginfo=2", "-Clink-arg=--btf", "-Clink-arg=--disable-expand-memcpy-in-order"];
+const FLAGS: [&str; 3] = ["-Cdebuginfo=2", "-Clink-arg=--btf", "-Clink-arg=--disable-expand-memcpy-in-order"];
 
 /// Builds the object and returns where it is.
 pub(crate) fn build(place: &Place) -> anyhow::Result<PathBuf> {

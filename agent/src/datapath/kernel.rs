@@ -367,7 +367,9 @@ impl Kernel {
 /// The entries of a table, as far as they can be read.
 pub(super) fn entries<K: aya::Pod, V: aya::Pod>(table: &Table<K, V>) -> impl Iterator<Item = (K, V)> + '_ {
     batch::read(table).map_while(|entry| {
-        entry.inspect_err(|error| tracing::error!(%error, "cannot read a table of the kernel to its end")).ok()
+        entry
+            .inspect_err(|error| tracing::error!(%error, "cannot read a table of the kernel to its end"))
+            .ok()
     })
 }
 
