@@ -5,16 +5,16 @@ use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd};
 
 use aya::Pod;
-use aya::maps::IterableMap as _;
+use aya::maps::{IterableMap as _, MapError};
 
-use super::bpf;
-use super::kernel::Table;
+use super::kernel::{Table, map_error};
+use super::{Error, bpf};
 
 /// Entries asked for at once. A bucket of the table must fit.
 const AT_ONCE: usize = 1024;
 
 /// What is in a table, each entry once. An entry that comes or goes meanwhile may be there or not.
-pub(super) struct Entries<'a, K, V> {
+struct Entries<'a, K, V> {
     map: BorrowedFd<'a>,
     /// Where the kernel goes on; `None` at the beginning.
     place: Option<u32>,
@@ -25,9 +25,24 @@ pub(super) struct Entries<'a, K, V> {
 }
 
 /// The entries of a table. An error is the last item.
-pub(super) fn read<K: Pod, V: Pod>(table: &Table<K, V>) -> Entries<'_, K, V> {
+fn read<K: Pod, V: Pod>(table: &Table<K, V>) -> Entries<'_, K, V> {
     let map = table.map().fd().as_fd();
     Entries { map, place: None, at_once: AT_ONCE, keys: Vec::new(), values: Vec::new(), done: false }
+}
+
+/// The entries of a table, as far as they can be read.
+pub(super) fn entries<K: Pod, V: Pod>(table: &Table<K, V>) -> impl Iterator<Item = (K, V)> + '_ {
+    read(table).map_while(|entry| {
+        entry
+            .inspect_err(|error| tracing::error!(%error, "cannot read a table of the kernel to its end"))
+            .ok()
+    })
+}
+
+/// The entries of a table, all or none.
+pub(super) fn whole<K: Pod, V: Pod>(table: &Table<K, V>, name: &'static str) -> Result<Vec<(K, V)>, Error> {
+    let read: io::Result<_> = read(table).collect();
+    read.map_err(|error| map_error(name)(MapError::IoError(error)))
 }
 
 impl<K: Pod, V: Pod> Entries<'_, K, V> {

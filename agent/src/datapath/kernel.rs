@@ -1,7 +1,6 @@
 //! The loaded programs and their maps: the only writer of the kernel's tables.
 
 use std::collections::BTreeSet;
-use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -16,8 +15,9 @@ use waxseal_common::state::{
 };
 use waxseal_common::tables::{AddressEntry, IdentityEntry, Mode, PortSet, RowEntry, RowKey};
 
+use super::batch::{entries, whole};
 use super::load::{Channels, Loaded, Programs, load, take};
-use super::{Border, Error, batch};
+use super::{Border, Error};
 use crate::config::Config;
 use crate::policy::{Capacity, Change, Compiled, Pinned, Plan, Prefix};
 
@@ -362,21 +362,6 @@ impl Kernel {
     pub fn revision(&self) -> Result<Revision, Error> {
         Ok(self.settings()?.revision)
     }
-}
-
-/// The entries of a table, as far as they can be read.
-pub(super) fn entries<K: aya::Pod, V: aya::Pod>(table: &Table<K, V>) -> impl Iterator<Item = (K, V)> + '_ {
-    batch::read(table).map_while(|entry| {
-        entry
-            .inspect_err(|error| tracing::error!(%error, "cannot read a table of the kernel to its end"))
-            .ok()
-    })
-}
-
-/// The entries of a table, all or none.
-fn whole<K: aya::Pod, V: aya::Pod>(table: &Table<K, V>, name: &'static str) -> Result<Vec<(K, V)>, Error> {
-    let read: io::Result<_> = batch::read(table).collect();
-    read.map_err(|error| map_error(name)(MapError::IoError(error)))
 }
 
 fn table<K: aya::Pod, V: aya::Pod>(ebpf: &mut Ebpf, name: &'static str) -> Result<Table<K, V>, Error> {

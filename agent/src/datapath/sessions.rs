@@ -11,7 +11,8 @@ use waxseal_common::state::{Connection, Endpoint, Tuple, UdpFlow};
 use waxseal_common::wire::{Announced, Arrival, Route, RouteKey, Session, Spi};
 
 use super::Error;
-use super::kernel::{entries, map_error, monotonic};
+use super::batch::entries;
+use super::kernel::{map_error, monotonic};
 use crate::config::Config;
 
 type Table<K, V> = HashMap<MapData, K, V>;

@@ -7,7 +7,8 @@ use waxseal_common::ids::IdentityId;
 use waxseal_common::state::{Tuple, UdpFlow};
 
 use super::Error;
-use super::kernel::{Kernel, entries, ignore_absent, map_error};
+use super::batch::entries;
+use super::kernel::{Kernel, ignore_absent, map_error};
 
 /// How many parts of the table of UDP flows may be in use before idle flows go earlier, and what part of the usual time
 /// they have then: whoever asks a name server a thousand times a second is to go on doing so.
