@@ -44,7 +44,7 @@ pub(crate) fn policies(bytes: &[u8]) {
         }
     };
     let neighbours = must(policy::parse(Path::new("n.yaml"), NEIGHBOURS, &DOMAIN));
-    let taken: Vec<String> = set.workloads.iter().map(Workload::full_name).collect();
+    let taken: Vec<String> = set.workloads.iter().map(|workload| workload.full_name()).collect();
     set.workloads.extend(neighbours.workloads.into_iter().filter(|w| !taken.contains(&w.full_name())));
     let options = CheckOptions { rows: true, ..CheckOptions::default() };
     let report = policy::check_set(&set, &DOMAIN, options).to_string();
