@@ -11,7 +11,7 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 use waxseal::config::{self, Inputs};
 use waxseal::policy::{self, CheckOptions, Compiler, NodeDefaults, PolicySet, reference};
 use waxseal::spiffe::TrustDomain;
-use waxseal::workload::{IdentityInfo, Workload};
+use waxseal::workload::IdentityInfo;
 use waxseal_common::address::Address;
 use waxseal_common::ids::IdentityId;
 use waxseal_common::tables::Mode;
