@@ -36,9 +36,6 @@ pub(crate) fn case(case: &Case, telling: &Telling) -> u32 {
         revision: *revision,
         cookie: case.cookie,
         cgroup: case.cgroup,
-        bytes_sent: 0,
-        bytes_received: 0,
-        duration: 0,
         tuple: case.tuple,
         source: case.source,
         destination: case.destination,
@@ -57,14 +54,7 @@ pub(crate) fn case(case: &Case, telling: &Telling) -> u32 {
         seal: case.seal as u8,
         failure: case.failure,
         session: case.session,
-        packets_sent: 0,
-        packets_received: 0,
-        retransmits: 0,
-        rtt: 0,
-        error: 0,
-        last_state: 0,
-        pad: 0,
-        tail: 0,
+        ..FlowEvent::default()
     });
     entry.submit(wake(denial));
     1
@@ -121,7 +111,6 @@ pub(crate) fn record(record: &Connection, chapter: &Chapter, ending: Option<&End
         destination: if opener { record.peer } else { record.owner },
         rule: record.rule,
         netns: record.netns,
-        isn: 0,
         process: record.process,
         port: record.port,
         kind: *kind as u8,
@@ -134,14 +123,7 @@ pub(crate) fn record(record: &Connection, chapter: &Chapter, ending: Option<&End
         seal: seal(record) as u8,
         failure: record.flags >> Connection::FAILURE_SHIFT,
         session: record.session,
-        packets_sent: 0,
-        packets_received: 0,
-        retransmits: 0,
-        rtt: 0,
-        error: 0,
-        last_state: 0,
-        pad: 0,
-        tail: 0,
+        ..FlowEvent::default()
     });
     if let Some(ending) = ending {
         event.packets_sent = if opener { ending.out } else { ending.into };
